@@ -1,0 +1,6 @@
+"""The `.sqz` file. `docs/format.md` describes it byte by byte."""
+
+from squeezer.artifact.reader import Artifact
+from squeezer.artifact.writer import ArtifactWriter
+
+__all__ = ["Artifact", "ArtifactWriter"]

@@ -1,0 +1,158 @@
+"""One attempt at a job, in a process of its own: `python -m squeezer.child compress|verify FOLDER`, or `warm`.
+
+The folder holds `input/model` and `input/recipe.json`, and an empty `output/`. `compress` writes
+`output/artifact.sqz`, `output/report.json` and what else the recipe asks for; `verify`, in a clean process, reopens the
+artifact and compares what it decodes with the report. Events go to standard output, one JSON object a line; the last is
+`done` or `error`. The process ends when its parent does, or when standard input is closed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from squeezer.errors import ArtifactError, Code, SqueezerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from squeezer.pipeline import Progress
+
+    Emit = Callable[..., None]
+
+_PR_SET_PDEATHSIG = 1
+#: Progress events are no denser than this; the last one of a stage may be left out.
+_SECONDS_BETWEEN_EVENTS = 0.1
+
+
+def main() -> int:
+    """Run the command named by the arguments; returns the exit status."""
+    _die_with_parent()
+    # Nothing that a library prints may be taken for an event.
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+
+    def emit(**event: Any) -> None:
+        events.write(json.dumps(event) + "\n")
+
+    try:
+        _COMMANDS[sys.argv[1]](*sys.argv[2:], emit=emit)
+    except SqueezerError as error:
+        emit(event="error", code=error.code, detail=error.detail)
+        return 1
+    except MemoryError:
+        detail = "The model needs more memory than this worker has; upload it in smaller parts, or use a larger worker."
+        emit(event="error", code=Code.OUT_OF_MEMORY, detail=detail)
+        return 1
+    except OSError as error:
+        traceback.print_exc()
+        code = Code.DISK_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else Code.INTERNAL
+        emit(event="error", code=code, detail=error.strerror or "the file system failed")
+        return 1
+    except Exception:
+        traceback.print_exc()
+        emit(event="error", code=Code.INTERNAL, detail="An error of ours, which the service's log describes.")
+        return 1
+    emit(event="done")
+    return 0
+
+
+def compress(folder: str, *, emit: Emit) -> None:
+    """Compress `input/model` by `input/recipe.json` into `output/`."""
+    # Only now: a wrong call must not wait for the libraries to load.
+    from squeezer import api
+    from squeezer.recipe import Recipe
+
+    source, target = Path(folder) / "input", Path(folder) / "output"
+    recipe = Recipe.model_validate_json((source / "recipe.json").read_bytes())
+    report = api.compress(
+        source / "model", recipe, target / "artifact.sqz", progress=_throttled(emit), threads=_threads()
+    )
+    if "safetensors" in recipe.outputs:
+        emit(event="progress", stage="write safetensors", progress=1.0, eta_seconds=None, layer="")
+        api.decompress(target / "artifact.sqz", target / "model.safetensors")
+    (target / "report.json").write_text(json.dumps(report.to_json()), encoding="utf-8")
+
+
+def verify(folder: str, *, emit: Emit) -> None:
+    """Reopen `output/artifact.sqz`, decode it, and compare the digests of all records with `output/report.json`."""
+    from squeezer.artifact import Artifact
+    from squeezer.representations import digest
+
+    target = Path(folder) / "output"
+    report = json.loads((target / "report.json").read_bytes())
+    expected: dict[str, str] = report["digests"]
+    with Artifact(target / "artifact.sqz") as artifact:
+        if artifact.names != list(expected) or artifact.ledger() != report["ledger"]:
+            raise ArtifactError("it does not hold what was written", "index", Code.VERIFICATION_FAILED)
+        for i, name in enumerate(artifact.names):
+            stored = artifact.representation(name)
+            if digest(stored) != expected[name] or stored.decode().tobytes() != artifact[name].tobytes():
+                raise ArtifactError("it decodes to something else", f"tensor {name!r}", Code.VERIFICATION_FAILED)
+            emit(
+                event="progress",
+                stage="verify",
+                progress=(i + 1) / len(artifact.names),
+                eta_seconds=None,
+                layer=name,
+            )
+        for path in artifact.files:
+            artifact.read_file(path)
+
+
+def warm(*, emit: Emit) -> None:
+    """Compile every kernel once, so that later processes find them in the cache."""
+    del emit
+    from squeezer.warm import warm_up
+
+    warm_up()
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {"compress": compress, "verify": verify, "warm": warm}
+
+
+def _die_with_parent() -> None:
+    """Be killed when the parent dies, however it dies; and end when it closes our standard input."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before we asked
+        os._exit(1)
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _throttled(emit: Emit) -> Callable[[Progress], None]:
+    last_time, last_stage = 0.0, ""
+
+    def report(progress: Progress) -> None:
+        nonlocal last_time, last_stage
+        now = time.monotonic()
+        if progress.stage != last_stage or now - last_time >= _SECONDS_BETWEEN_EVENTS:
+            last_time, last_stage = now, progress.stage
+            emit(event="progress", **asdict(progress))
+
+    return report
+
+
+def _threads() -> int | None:
+    """As many as the supervisor allots; without it, one for each core."""
+    return int(os.environ["OMP_NUM_THREADS"]) if "OMP_NUM_THREADS" in os.environ else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Quantisation: how few values the kept weights may take."""

@@ -1,0 +1,116 @@
+"""Uniform quantisation: every weight becomes a whole multiple of a step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from squeezer.errors import Code, ModelError
+from squeezer.methods.base import Step
+from squeezer.representations import Uniform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from numpy.typing import NDArray
+
+    from squeezer.representations import Representation
+
+
+class Spread(NamedTuple):
+    """How far weights reach: their largest magnitude and their root mean square."""
+
+    largest: float
+    root_mean_square: float
+
+
+class UniformQuantize(Step):
+    """Round every weight to the nearest multiple of a step, zero included; halves go to the even multiple.
+
+    Pruned weights stay zero, and do not count towards the root mean square.
+    """
+
+    method: Literal["uniform_quantize"] = "uniform_quantize"
+    bits: int | None = Field(None, ge=2, le=16, description="step = largest magnitude / (2**(bits-1) - 1)")
+    step: float | None = Field(None, gt=0, le=1e38, description="the step, in the units of the weights")
+    relative_step: float | None = Field(None, gt=0, le=1e6, description="the step, over the weights' root mean square")
+    scope: Literal["tensor", "global"] = Field(
+        "tensor",
+        description="take magnitude or root mean square of each tensor, or of all selected tensors together",
+    )
+
+    accepts: ClassVar[frozenset[str]] = frozenset({"dense", "masked"})
+    produces: ClassVar[str] = "uniform"
+    alternatives: ClassVar[frozenset[str]] = frozenset({"bits", "step", "relative_step"})
+    summary: ClassVar[str] = "round to multiples of a step"
+
+    @property
+    def survey_passes(self) -> int:
+        """One where the step depends on all tensors; a step given in the weights' units never does."""
+        settings = [self, *self.overridden.values()]
+        return int(self.scope == "global" and any(one.step is None for one in settings))
+
+    def survey(self, tensors: Callable[[], Iterable[tuple[str, Representation]]]) -> Spread:
+        """Largest magnitude and root mean square of all weights together, in one pass.
+
+        Raises:
+            ModelError: where a weight is not finite.
+        """
+        from squeezer.methods.kernels import finite_range, kept_weights
+        from squeezer.methods.quantization.grid import square_sum
+
+        largest, squares, number = 0.0, 0.0, 0
+        for name, tensor in tensors():
+            weights = kept_weights(tensor)
+            low, high = finite_range(name, weights)
+            largest = max(largest, -low, high)
+            squares += square_sum(weights)
+            number += weights.size
+        return Spread(largest, (squares / max(number, 1)) ** 0.5)
+
+    def apply(self, name: str, tensor: Representation, surveyed: Any, seed: int) -> Uniform:
+        """The tensor's step and codes.
+
+        Raises:
+            ModelError: where a weight is not finite, or the step so small that codes exceed 32 bits.
+        """
+        del seed
+        from squeezer.methods.kernels import finite_range, kept_weights, mask_of, spread
+        from squeezer.methods.quantization.grid import most_code, round_to
+
+        weights = kept_weights(tensor)
+        low, high = finite_range(name, weights)
+        largest = max(-low, high)
+        step = self._step(weights, largest, surveyed)
+        most = most_code(largest, step, tensor.dtype)
+        if most is None:
+            raise _too_fine(name, largest)
+        codes = round_to(weights, low, high, step, most)
+        if (mask := mask_of(tensor)) is not None:
+            codes = spread(codes, mask)
+        return Uniform(step, codes.reshape(tensor.shape), tensor.dtype)
+
+    def _step(self, weights: NDArray[np.float32], largest: float, surveyed: Spread | None) -> np.float32:
+        from squeezer.methods.quantization.grid import square_sum, step_for_bits
+
+        if self.step is not None:
+            return np.float32(self.step)
+        if surveyed is not None:
+            largest = surveyed.largest
+        if largest == 0:
+            return np.float32(1)  # all weights are zero: any step will do
+        if self.bits is not None:
+            return step_for_bits(largest, self.bits)
+        assert self.relative_step is not None  # noqa: S101 # the validator has seen to it; this tells mypy
+        mean = surveyed.root_mean_square if surveyed else (square_sum(weights) / weights.size) ** 0.5
+        return np.float32(min(self.relative_step * mean, float(np.finfo(np.float32).max)))
+
+
+def _too_fine(name: str, largest: float) -> ModelError:
+    return ModelError(
+        Code.INVALID_RECIPE,
+        f"uniform_quantize: the step is too small for tensor {name!r}, whose weights reach {largest:.3g}: "
+        f"codes would exceed 32 bits; make the step {largest / 2**30:.3g} or more, or set bits instead",
+    )

@@ -1,0 +1,40 @@
+"""A uniform grid: every weight is a whole multiple of one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from squeezer.representations.base import Record, Role, entropy_bits
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Uniform:
+    """`step * codes`. `codes` (int8, int16 or int32, the narrowest that holds them) has the tensor's shape."""
+
+    step: np.float32
+    codes: NDArray[Any]
+    dtype: np.dtype[Any]
+    kind: ClassVar[str] = "uniform"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return self.codes.shape
+
+    def decode(self) -> NDArray[Any]:
+        """The products, taken in float32 and cast to `dtype`."""
+        return (self.codes.astype(np.float32) * self.step).astype(self.dtype, copy=False)
+
+    def records(self) -> tuple[Record, ...]:
+        """Two records: the step, as a codebook of one, and the codes."""
+        return (Record(Role.CODEBOOK, np.array([self.step], np.float32)), Record(Role.CODES, self.codes))
+
+    def cost_bits(self) -> float:
+        """The step and the entropy of the codes."""
+        return 32.0 + entropy_bits(self.codes)

@@ -1,0 +1,99 @@
+"""Recipes: what is refused, in which words, and what a preset expands to."""
+
+import json
+
+import pytest
+
+from squeezer.errors import Code, RecipeError
+from squeezer.methods import METHODS
+from squeezer.recipe import Recipe, parse_recipe, presets
+
+PRUNE = {"method": "magnitude_prune", "sparsity": 0.9}
+SHARE = {"method": "kmeans_share", "bits": 5}
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"steps": [{"method": "magnitude_prune", "sparsity": 1.5}]}, ["steps[0].sparsity", "less than 1"]),
+        ({"steps": [{"method": "magnitude_prune"}]}, ["steps[0].sparsity", "required"]),
+        ({"steps": [{"method": "magnitude_prune", "sparsity": float("nan")}]}, ["steps[0].sparsity"]),
+        ({"steps": [{"method": "magnitude_prune", "sparsity": "0.5x"}]}, ["steps[0].sparsity"]),
+        ({"steps": [{"method": "prune"}]}, ["unknown method 'prune'", *METHODS]),
+        ({"steps": [{"sparsity": 0.5}]}, ["unknown method None", *METHODS]),
+        ({"steps": [PRUNE | {"sparsty": 1}]}, ["steps[0].sparsty", "unknown key", "sparsity", "scope"]),
+        ({"steps": [PRUNE], "stps": 1}, ["stps", "unknown key", "encoding", "outputs"]),
+        ({"steps": [PRUNE], "encoding": {"coda": 1}}, ["encoding.coda", "coder, small_tensors"]),
+        ({"steps": [PRUNE], "version": 2}, ["version"]),
+        ({"steps": [PRUNE], "outputs": ["onnx"]}, ["outputs[0]", "sqz"]),
+        ({"steps": [SHARE, PRUNE]}, ["magnitude_prune cannot follow kmeans_share", "change the order"]),
+        ({"steps": [PRUNE | {"overrides": {"fc*": {"sparsity": 2}}}]}, ["sparsity", "less than 1"]),
+        (
+            {"steps": [PRUNE | {"overrides": {"fc*": {"scope": "global"}}}]},
+            ["overrides['fc*'] may not set scope"],
+        ),
+        ({"steps": [{"method": "finetune"}]}, ["finetune needs a data set"]),
+        ({"steps": "all"}, ["steps"]),
+        ({"steps": [1]}, ["steps[0]"]),
+        ({"preset": "tiny"}, ["unknown preset 'tiny'", "deep-compression, lossless, safe"]),
+        ({"preset": ["safe"]}, ["unknown preset"]),
+        ({"preset": "safe", "steps": []}, ["steps cannot be combined with preset 'safe'", "outputs"]),
+        ({"preset": "safe", "seed": -1}, ["seed"]),
+        ("tiny", ["unknown preset 'tiny'"]),
+        (["safe"], ["JSON object or the name of a preset, not list"]),
+        (None, ["not NoneType"]),
+        ({"steps": [{"method": "kmeans_share"}]}, ["steps[0]", "bits"]),
+        ({"steps": [SHARE | {"clusters": 3}]}, ["steps[0]", "clusters"]),
+    ],
+)
+def test_wrong_recipes_are_refused_in_words_that_help(document: object, words: list[str]) -> None:
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(document)
+    assert error.value.code is Code.INVALID_RECIPE
+    for word in words:
+        assert word in error.value.detail
+
+
+def test_presets_are_valid_and_described() -> None:
+    assert set(presets()) == {"lossless", "safe", "deep-compression"}
+    for name, preset in presets().items():
+        assert preset["description"]
+        assert parse_recipe(name) == parse_recipe({"preset": name})
+        assert parse_recipe(name).preset == name
+
+
+def test_safe_is_the_default() -> None:
+    assert parse_recipe({}) == parse_recipe("safe")
+    assert parse_recipe({"seed": 3}).seed == 3
+
+
+def test_a_preset_takes_the_settings_beside_it() -> None:
+    recipe = parse_recipe(
+        {"preset": "safe", "outputs": ["sqz", "safetensors"], "seed": 5, "max_seconds": 60, "device": "cpu"}
+    )
+    assert (recipe.outputs, recipe.seed, recipe.max_seconds, recipe.device) == (
+        ("sqz", "safetensors"),
+        5,
+        60,
+        "cpu",
+    )
+    assert recipe.steps == parse_recipe("safe").steps
+
+
+def test_a_preset_leaves_out_what_needs_data_and_says_so() -> None:
+    recipe = parse_recipe("deep-compression")
+    assert recipe.left_out == ("finetune", "finetune")
+    assert [step.method for step in recipe.runnable_steps] == ["magnitude_prune", "kmeans_share"]
+
+
+@pytest.mark.parametrize(
+    "document",
+    ["safe", "deep-compression", {"steps": [PRUNE | {"overrides": {"fc*": {"sparsity": 0.95}}}, SHARE]}],
+)
+def test_a_recipe_survives_json(document: object) -> None:
+    recipe = parse_recipe(document)
+    assert Recipe.model_validate_json(json.dumps(recipe.model_dump(mode="json"))) == recipe
+
+
+def test_steps_with_globs_are_judged_later() -> None:
+    assert parse_recipe({"steps": [SHARE | {"include": ["conv*"]}, PRUNE | {"include": ["fc*"]}]})
