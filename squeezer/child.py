@@ -19,7 +19,7 @@ import time
 import traceback
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from squeezer.errors import ArtifactError, Code, SqueezerError
 
@@ -38,8 +38,8 @@ _SECONDS_BETWEEN_EVENTS = 0.1
 _PIECE = 1 << 20
 
 
-def main() -> int:
-    """Run the command named by the arguments; returns the exit status."""
+def main() -> NoReturn:
+    """Run the command named by the arguments and end the process: with status 0, or 1 after an error."""
     _die_with_parent()
     # Nothing that a library prints may be taken for an event.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
@@ -48,26 +48,29 @@ def main() -> int:
     def emit(**event: Any) -> None:
         events.write(json.dumps(event) + "\n")
 
+    status = 0
     try:
         _COMMANDS[sys.argv[1]](*sys.argv[2:], emit=emit)
-    except SqueezerError as error:
-        emit(event="error", code=error.code, detail=error.detail)
-        return 1
-    except MemoryError:
-        detail = "The model needs more memory than this worker has; upload it in smaller parts, or use a larger worker."
-        emit(event="error", code=Code.OUT_OF_MEMORY, detail=detail)
-        return 1
-    except OSError as error:
-        traceback.print_exc()
-        code = Code.DISK_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else Code.INTERNAL
-        emit(event="error", code=code, detail=error.strerror or "the file system failed")
-        return 1
-    except Exception:
-        traceback.print_exc()
-        emit(event="error", code=Code.INTERNAL, detail="An error of ours, which the service's log describes.")
-        return 1
-    emit(event="done")
-    return 0
+        emit(event="done")
+    except Exception as error:
+        emit(event="error", **_describe(error))
+        status = 1
+    sys.stderr.flush()
+    # At once: a parent that has read the last event may close our standard input, which must not change the status.
+    os._exit(status)
+
+
+def _describe(error: Exception) -> dict[str, str]:
+    """Code and detail of what went wrong; what is not the user's to mend is logged in full."""
+    if isinstance(error, SqueezerError):
+        return {"code": error.code, "detail": error.detail}
+    traceback.print_exception(error)
+    if isinstance(error, MemoryError):
+        detail = "the model needs more memory than this worker has; upload it in parts, or use a larger worker"
+        return {"code": Code.OUT_OF_MEMORY, "detail": detail}
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return {"code": Code.DISK_FULL, "detail": "the worker's disk is full; free some space, then try again"}
+    return {"code": Code.INTERNAL, "detail": "an error of ours, which the service's log describes"}
 
 
 def compress(folder: str, *, emit: Emit) -> None:
@@ -165,4 +168,4 @@ def _threads() -> int | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
