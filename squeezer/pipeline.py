@@ -292,10 +292,12 @@ def _layer(info: TensorInfo, values: NDArray[Any], tensor: Representation, encod
 def _relative_error(values: NDArray[Any], decoded: NDArray[Any]) -> float:
     squared_error = squared = 0.0
     flat, ours = values.reshape(-1), decoded.reshape(-1)
+    # The squares of large doubles would overflow.
+    unit = float(np.abs(flat).max(initial=0)) or 1.0 if flat.dtype.itemsize == 8 else 1.0
     # In pieces that fit into a cache; and not by a BLAS, whose threads would wait for each other on a busy machine.
     for start in range(0, flat.size, _PIECE):
-        original = flat[start : start + _PIECE].astype(np.float64)
-        error = ours[start : start + _PIECE] - original
+        original = flat[start : start + _PIECE].astype(np.float64) / unit
+        error = ours[start : start + _PIECE] / unit - original
         squared_error += float(np.square(error, out=error).sum())
         squared += float(np.square(original, out=original).sum())
     return float(np.sqrt(squared_error / squared)) if squared else 0.0

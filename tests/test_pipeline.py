@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,13 @@ def test_reference_decodes_every_preset(tmp_path: Path, preset: str) -> None:
     assert sum(ledger.values()) == (tmp_path / "m.sqz").stat().st_size
     for name, array in loaded.items():
         assert array.tobytes() == tensors[name].tobytes()
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e300])
+def test_the_report_is_finite_for_numbers_of_any_size(tmp_path: Path, scale: float) -> None:
+    source = InMemoryModel({"w": np.random.default_rng(0).standard_normal((8, 8)) * scale})
+    report, _ = run(tmp_path, {"steps": [], "encoding": {"small_tensors": "float16"}}, source)
+    json.dumps(report.to_json(), allow_nan=False)
 
 
 def test_zeros_of_a_pruned_tensor_survive_sharing_and_rounding(tmp_path: Path) -> None:
