@@ -1,0 +1,1 @@
+"""Jobs: the table that is the truth about all work."""

@@ -1,0 +1,1 @@
+"""What recipes may hold: methods and presets."""

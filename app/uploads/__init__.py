@@ -1,0 +1,1 @@
+"""Uploads: bodies as streams, straight to storage."""

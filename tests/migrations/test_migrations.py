@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.command import downgrade
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine
+
+import app.jobs.models
+from app.db import MIGRATIONS, Base, make_engine, schema_is_current, upgrade
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+TABLES = {"jobs", "job_steps", "artifacts"}
+assert app.jobs.models  # registers the tables
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """An empty database."""
+    for name in [name for name in os.environ if name.startswith("SQUEEZER_")]:
+        monkeypatch.delenv(name)
+    if request.param == "sqlite":
+        settings = Settings(data_dir=tmp_path)
+    else:
+        new_database: Callable[[], str] = request.getfixturevalue("new_database")
+        settings = Settings(data_dir=tmp_path, database_url=new_database())
+    engine = make_engine(settings)
+    yield engine
+    engine.dispose()
+
+
+def tables(engine: Engine) -> set[str]:
+    return set(sa.inspect(engine).get_table_names()) - {"alembic_version"}
+
+
+def drift(engine: Engine, metadata: sa.MetaData) -> list[object]:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        return compare_metadata(context, metadata)
+
+
+def test_migrations_lead_to_what_the_models_say(engine: Engine) -> None:
+    upgrade(engine)
+    assert tables(engine) == TABLES
+    assert drift(engine, Base.metadata) == []
+
+
+def test_negative_control_drift_is_seen(engine: Engine) -> None:
+    upgrade(engine)
+    changed = sa.MetaData(naming_convention=Base.metadata.naming_convention)
+    for table in Base.metadata.tables.values():
+        table.to_metadata(changed)
+    changed.tables["jobs"].append_column(sa.Column("added", sa.Integer))
+    sa.Index(None, changed.tables["jobs"].c.state)
+    assert {difference[0] for difference in drift(engine, changed)} == {"add_column", "add_index"}
+
+
+def test_upgrading_again_changes_nothing(engine: Engine) -> None:
+    upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE witness (x INTEGER)"))
+        assert schema_is_current(connection)
+    upgrade(engine)
+    assert tables(engine) == TABLES | {"witness"}
+
+
+def test_an_empty_database_is_not_current(engine: Engine) -> None:
+    with engine.begin() as connection:
+        assert not schema_is_current(connection)
+
+
+def test_several_processes_may_upgrade_at_once(engine: Engine) -> None:
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            upgrade(engine)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert tables(engine) == TABLES
+
+
+def test_downgrade_takes_everything_back(engine: Engine) -> None:
+    upgrade(engine)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        downgrade(config, "base")
+    assert tables(engine) == set()
+
+
+def test_the_command_line_does_the_same(tmp_path: Path) -> None:
+    """`alembic check` is the drift check, too."""
+    environment = {"SQUEEZER_DATA_DIR": str(tmp_path), "PATH": ""}
+    for arguments in (["upgrade", "head"], ["check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "alembic", *arguments],
+            cwd=MIGRATIONS.parent,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
