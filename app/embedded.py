@@ -72,6 +72,7 @@ def serve(port: int | None = None, data_dir: Path | None = None, *, ready: Calla
             # The worker hands its job back, so the database and Redis are needed until it is gone.
             children.stop(["api", "worker", "sweeper"], STOP_SECONDS)
             children.stop(["redis"], 2.0)
+            _remove_stand_in(settings)
 
 
 @contextlib.contextmanager
@@ -152,6 +153,12 @@ def _socket_path(data_dir: Path) -> Path:
     # The folder's name is long or unusual: another stands in, always the same one, so that none is left over.
     digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
     return Path(f"/tmp/squeezer-{os.getuid()}-{digest}") / "redis.sock"  # noqa: S108 - checked by `_private_folder`
+
+
+def _remove_stand_in(settings: Settings) -> None:
+    folder = _redis_socket(settings).parent
+    if folder != settings.data_dir:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _private_folder(folder: Path) -> None:

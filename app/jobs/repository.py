@@ -44,6 +44,10 @@ class Claim:
     max_seconds: int
 
 
+#: Why an attempt came to nothing: its child died, its supervisor fell silent, or its worker was shut down in order.
+GiveBack = Literal["crashed", "lost", "returned"]
+
+
 class Beat(StrEnum):
     """The answer to a heartbeat."""
 
@@ -211,7 +215,7 @@ def cancel_done(session: Session, job_id: UUID, token: int) -> bool:
 
 
 def give_back(
-    session: Session, job_id: UUID, token: int, reason: Literal["crashed", "lost"], detail: str
+    session: Session, job_id: UUID, token: int, reason: GiveBack, detail: str
 ) -> State | None:
     """End an attempt that came to nothing; the state that the job has now, or None when it is lost.
 
@@ -278,14 +282,17 @@ def _finished(state: State) -> dict[str, Any]:
     }
 
 
-def _give_back(session: Session, job: Job, reason: Literal["crashed", "lost"], detail: str) -> State:
+def _give_back(session: Session, job: Job, reason: GiveBack, detail: str) -> State:
     if reason == "crashed":
         job.crashed_attempts += 1
         used_up = job.crashed_attempts >= job.max_crashed_attempts
-    else:
+    elif reason == "lost":
         job.lost_attempts += 1
         used_up = job.lost_attempts >= job.max_lost_attempts
-    job.error_code, job.error_detail = reason, _text(detail)
+    else:  # nobody's fault: restarts of the service must not use a long job's attempts up
+        used_up = False
+    if reason != "returned":
+        job.error_code, job.error_detail = reason, _text(detail)
     retried_or_failed = State.FAILED if used_up else State.QUEUED
     job.state = state = State.CANCELED if job.state == State.CANCELING else retried_or_failed
     job.lease_owner = job.lease_expires_at = None

@@ -200,6 +200,17 @@ def test_when_attempts_are_used_up_the_last_error_stays(
     assert job.finished_at is not None
 
 
+def test_a_worker_that_is_shut_down_uses_no_attempt_up(sessions: Sessions, add_job: AddJob) -> None:
+    job_id = add_job(max_crashed_attempts=1, max_lost_attempts=1)
+    for _ in range(3):
+        claimed = claim(sessions)
+        with sessions.begin() as session:
+            state = repository.give_back(session, job_id, claimed.token, "returned", "x")
+        assert state == State.QUEUED
+    job = read(sessions, job_id)
+    assert (job.crashed_attempts, job.lost_attempts, job.error_code) == (0, 0, None)
+
+
 def test_the_two_caps_are_counted_apart(sessions: Sessions, add_job: AddJob) -> None:
     job_id = add_job(max_crashed_attempts=2, max_lost_attempts=2)
     for reason in ("crashed", "lost"):
