@@ -1,0 +1,7 @@
+"""`python -m squeezer.cli`."""
+
+import sys
+
+from squeezer.cli import main
+
+sys.exit(main())
