@@ -11,6 +11,7 @@ from squeezer import pipeline
 from squeezer.artifact import Artifact
 from squeezer.errors import ArtifactError, Code
 from squeezer.formats import open_model, safetensors
+from squeezer.progress import Meter, Progress, silent
 from squeezer.recipe import Recipe, parse_recipe
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def compress(
     recipe: object = "safe",
     out: StrPath | None = None,
     *,
-    progress: Callable[[pipeline.Progress], None] = lambda _: None,
+    progress: Callable[[Progress], None] = silent,
     threads: int | None = None,
 ) -> Report:
     """Compress a model file into a `.sqz` file.
@@ -72,22 +73,28 @@ def open(path: StrPath) -> Artifact:  # noqa: A001 # squeezer.open is the interf
     return Artifact(path)
 
 
-def verify(path: StrPath) -> None:
+def verify(path: StrPath, *, progress: Callable[[Progress], None] = silent) -> None:
     """Check and decode everything in a `.sqz` file.
 
     Raises:
-        ArtifactError: naming the tensor or the section that is damaged.
+        ArtifactError: naming the tensor, the file or the section that is damaged.
     """
     with Artifact(path) as artifact:
-        artifact.verify()
+        meter = Meter(artifact.tensor_bytes, progress)
+        for name in artifact.names:
+            artifact.representation(name)
+            meter.advance("verify", name, artifact.info(name).nbytes)
+        for name in artifact.files:
+            artifact.read_file(name)
 
 
-def decompress(path: StrPath, out: StrPath) -> list[Path]:
+def decompress(path: StrPath, out: StrPath, *, progress: Callable[[Progress], None] = silent) -> list[Path]:
     """Write a `.sqz` file's tensors as safetensors.
 
     Args:
         path: the `.sqz` file.
         out: a `.safetensors` file, or a folder, which then also receives the files that came with the model.
+        progress: called after each tensor.
 
     Returns:
         The files that were written.
@@ -95,23 +102,31 @@ def decompress(path: StrPath, out: StrPath) -> list[Path]:
     target = Path(out)
     with Artifact(path) as artifact:
         if target.suffix == ".safetensors":
-            write_safetensors(artifact, target)
+            _write_safetensors(artifact, target, progress)
             return [target]
         target.mkdir(parents=True, exist_ok=True)
-        written = [target / "model.safetensors"]
-        write_safetensors(artifact, written[0])
-        return written + [_write_file(target, name, artifact.read_file(name)) for name in artifact.files]
-
-
-def write_safetensors(artifact: Artifact, out: Path) -> None:
-    """Decode an opened artifact into a safetensors file, one tensor at a time."""
-    tensors = [artifact.info(name) for name in artifact.names]
-    safetensors.write(out, tensors, artifact.__getitem__, artifact.aliases)
+        written = target / "model.safetensors"
+        _write_safetensors(artifact, written, progress)
+        return [written, *(_write_file(target, name, artifact.read_file(name)) for name in artifact.files)]
 
 
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def _write_safetensors(artifact: Artifact, out: Path, progress: Callable[[Progress], None]) -> None:
+    """Decode an opened artifact into a safetensors file, one tensor at a time."""
+    tensors = [artifact.info(name) for name in artifact.names]
+    # A tied tensor is written under each of its names.
+    sizes = {name: artifact.info(name).nbytes for name in artifact}
+    meter = Meter(sum(sizes.values()), progress)
+
+    def read(name: str) -> NDArray[Any]:
+        meter.advance("decompress", name, sizes[name])
+        return artifact[name]
+
+    safetensors.write(out, tensors, read, artifact.aliases)
 
 
 def _write_file(folder: Path, name: str, content: bytes) -> Path:

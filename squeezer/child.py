@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from squeezer.pipeline import Progress
+    from squeezer.progress import Progress
 
     Emit = Callable[..., None]
 
@@ -93,6 +93,7 @@ def compress(folder: str, *, emit: Emit) -> None:
 def verify(folder: str, *, emit: Emit) -> None:
     """Reopen `output/artifact.sqz`, decode it, and compare the digests of all records with `output/report.json`."""
     from squeezer.artifact import Artifact
+    from squeezer.progress import Meter
     from squeezer.representations import digest
 
     target = Path(folder) / "output"
@@ -101,17 +102,12 @@ def verify(folder: str, *, emit: Emit) -> None:
     with Artifact(target / "artifact.sqz") as artifact:
         if artifact.names != list(expected) or artifact.ledger() != report["ledger"]:
             raise ArtifactError("it does not hold what was written", "index", Code.VERIFICATION_FAILED)
-        for i, name in enumerate(artifact.names):
+        meter = Meter(artifact.tensor_bytes, _throttled(emit))
+        for name in artifact.names:
             stored = artifact.representation(name)
             if digest(stored) != expected[name] or not _same_bits(stored.decode(), artifact[name]):
                 raise ArtifactError("it decodes to something else", f"tensor {name!r}", Code.VERIFICATION_FAILED)
-            emit(
-                event="progress",
-                stage="verify",
-                progress=(i + 1) / len(artifact.names),
-                eta_seconds=None,
-                layer=name,
-            )
+            meter.advance("verify", name, artifact.info(name).nbytes)
         for path in artifact.files:
             artifact.read_file(path)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from squeezer.artifact.writer import EncodedTensor, encode_tensor
 from squeezer.errors import Code, ModelError, RecipeError
 from squeezer.methods.base import matches
 from squeezer.model import DTYPE_NAMES, Model, TensorInfo, tensor_bytes
+from squeezer.progress import Meter, Progress, silent
 from squeezer.recipe import transition_error
 from squeezer.report import Layer, Report, StepSummary
 from squeezer.representations import Dense, Representation, digest
@@ -36,32 +37,6 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 14
 _HALF = np.finfo(np.float16)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is. `progress` goes from 0 to 1."""
-
-    stage: str
-    progress: float
-    eta_seconds: float | None
-    layer: str
-
-
-@dataclass
-class _Meter:
-    """Counts bytes of tensors that have passed, over all passes, and estimates the time that is left."""
-
-    total: int
-    report: Callable[[Progress], None]
-    started: float = field(default_factory=time.monotonic)
-    done: int = 0
-
-    def advance(self, stage: str, layer: str, nbytes: int) -> None:
-        self.done += nbytes
-        share = self.done / self.total if self.total else 1.0
-        elapsed = time.monotonic() - self.started
-        self.report(Progress(stage, share, elapsed / share - elapsed if share else None, layer))
 
 
 @dataclass(frozen=True)
@@ -95,7 +70,7 @@ def run(
     recipe: Recipe,
     out: Path,
     *,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[Progress], None] = silent,
     threads: int = 1,
 ) -> Report:
     """Compress a model into the file `out`, which appears when all is done.
@@ -115,7 +90,7 @@ def run(
     planned = plan(model, recipe)
     sizes = {info.name: info.nbytes for info in model.tensors}
     surveyed_bytes = sum(item.step.survey_passes * sizes[name] for item in planned for name in item.names)
-    meter = _Meter(sum(sizes.values()) + surveyed_bytes, progress)
+    meter = Meter(sum(sizes.values()) + surveyed_bytes, progress)
     planned = _survey(model, planned, recipe.seed, meter)
 
     rows: list[_Row] = []
@@ -188,7 +163,7 @@ def _nothing(model: Model, step: AnyStep, weights: dict[str, tuple[str, str]]) -
     return f"{step.method}: no tensor fits {wanted}; there are {shown}"
 
 
-def _survey(model: Model, planned: list[_Planned], seed: int, meter: _Meter) -> list[_Planned]:
+def _survey(model: Model, planned: list[_Planned], seed: int, meter: Meter) -> list[_Planned]:
     """Let each step that asks for it see all of its tensors, as the steps before it leave them."""
     done: list[_Planned] = []
     for item in planned:
@@ -200,7 +175,7 @@ def _survey(model: Model, planned: list[_Planned], seed: int, meter: _Meter) -> 
 
 
 def _survey_pass(
-    model: Model, before: list[_Planned], item: _Planned, seed: int, meter: _Meter
+    model: Model, before: list[_Planned], item: _Planned, seed: int, meter: Meter
 ) -> Iterator[tuple[str, Representation]]:
     for info in model.tensors:
         if info.name in item.names:

@@ -12,7 +12,7 @@ import squeezer
 from squeezer import pipeline
 from squeezer.errors import Code, ModelError, RecipeError
 from squeezer.model import Dropped, InMemoryModel
-from squeezer.pipeline import Progress
+from squeezer.progress import Progress
 from squeezer.recipe import parse_recipe
 from squeezer.report import Report
 from tests import reference

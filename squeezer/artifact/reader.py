@@ -73,6 +73,11 @@ class Artifact(Mapping[str, "NDArray[Any]"]):
         return list(self._entries)
 
     @property
+    def tensor_bytes(self) -> int:
+        """Bytes of all stored tensors when decoded."""
+        return sum(self.info(name).nbytes for name in self._entries)
+
+    @property
     def aliases(self) -> dict[str, str]:
         """Further names of stored tensors: alias to stored name."""
         return dict(self._aliases)
@@ -132,16 +137,6 @@ class Artifact(Mapping[str, "NDArray[Any]"]):
             tally.update(self._decode(entry, read_tensor)[1])
         tally[Category.FILES] += sum(entry.length for entry in self._files.values())
         return {category.value: tally[category] for category in Category}
-
-    def verify(self) -> None:
-        """Check and decode everything.
-
-        Raises:
-            ArtifactError: naming the tensor, the file or the section that is damaged.
-        """
-        self.ledger()
-        for path in self._files:
-            self.read_file(path)
 
     def close(self) -> None:
         """Release the file."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from squeezer.console import Update
-    from squeezer.pipeline import Progress
+    from squeezer.progress import Progress
 
 
 def compress(
@@ -49,7 +49,7 @@ def compress(
     from squeezer import api
 
     with console.progress(model.name) as update:
-        report = api.compress(model, parsed, outputs["sqz"], progress=_pipeline(update), threads=threads)
+        report = api.compress(model, parsed, outputs["sqz"], progress=_follow(update), threads=threads)
         if "safetensors" in outputs:
             update("write safetensors", None, None, "")
             api.decompress(outputs["sqz"], outputs["safetensors"])
@@ -85,8 +85,7 @@ def decompress(
     fresh = folder and not output.exists()
     try:
         with console.progress(artifact.name) as update:
-            update("decompress", None, None, "")
-            written = api.decompress(artifact, output)
+            written = api.decompress(artifact, output, progress=_follow(update))
     except BaseException:
         if fresh:
             with suppress(OSError):
@@ -121,8 +120,7 @@ def verify(artifact: ArtifactArgument, as_json: JsonOption = False) -> None:
     from squeezer import api
 
     with console.progress(artifact.name) as update:
-        update("verify", None, None, "")
-        api.verify(artifact)
+        api.verify(artifact, progress=_follow(update))
     with api.open(artifact) as opened:
         found = {"intact": True, "size": opened.size, "tensors": len(opened.names), "files": len(opened.files)}
     if as_json:
@@ -163,5 +161,5 @@ def _contents(path: Path) -> dict[str, Any]:
         }
 
 
-def _pipeline(update: Update) -> Callable[[Progress], None]:
+def _follow(update: Update) -> Callable[[Progress], None]:
     return lambda state: update(state.stage, state.progress, state.eta_seconds, state.layer)

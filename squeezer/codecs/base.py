@@ -255,7 +255,8 @@ class Codebook:
         if integers.size:
             low = int(integers.min())
             self.of_range(low, int(integers.max()) - low + 1)
-        return self.values[integers]
+        values: NDArray[Any] = self.values[integers]
+        return values
 
 
 def as_bits(array: NDArray[Any]) -> NDArray[Any]:
