@@ -214,9 +214,7 @@ def cancel_done(session: Session, job_id: UUID, token: int) -> bool:
     return _write(session, job_id, token, held, **_finished(State.CANCELED))
 
 
-def give_back(
-    session: Session, job_id: UUID, token: int, reason: GiveBack, detail: str
-) -> State | None:
+def give_back(session: Session, job_id: UUID, token: int, reason: GiveBack, detail: str) -> State | None:
     """End an attempt that came to nothing; the state that the job has now, or None when it is lost.
 
     The job is queued again, or failed where its attempts are used up, or canceled where that was asked for.

@@ -80,12 +80,14 @@ def test_stop_asks_first_and_kills_what_does_not_listen(children: Children, tmp_
         "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('bye')));"
         "print('up', flush=True); time.sleep(60)"
     )
+    others = psutil.Process().children()  # of the test session
     children.start(program(deaf))
     children.start(program(polite, "other"))
     eventually(lambda: children.log("part").read_text() and children.log("other").read_text())
-    pids = [child.pid for child in psutil.Process().children()]
+    pids = [child.pid for child in psutil.Process().children() if child not in others]
     children.stop(["part", "other"], 0.5)
     assert children.log("other").read_text() == "up\nbye\n"
+    assert len(pids) == 2
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
