@@ -247,9 +247,8 @@ def _small(tensor: Dense, encoding: Encoding) -> Dense:
 
 
 def _layer(info: TensorInfo, values: NDArray[Any], tensor: Representation, encoded: EncodedTensor) -> Layer:
-    decoded = tensor.decode()
-    zeros = decoded.size - int(np.count_nonzero(decoded))
     lossless = isinstance(tensor, Dense) and tensor.values.dtype == info.dtype
+    zeros, error = _compare(values.reshape(-1), tensor, lossless=lossless)
     return Layer(
         name=info.name,
         shape=info.shape,
@@ -260,22 +259,27 @@ def _layer(info: TensorInfo, values: NDArray[Any], tensor: Representation, encod
         stored_bytes=len(encoded.data),
         sparsity=zeros / max(1, info.size),
         bits_per_weight=8 * len(encoded.data) / max(1, info.size),
-        relative_error=0.0 if lossless else _relative_error(values, decoded),
+        relative_error=error,
     )
 
 
-def _relative_error(values: NDArray[Any], decoded: NDArray[Any]) -> float:
-    squared_error = squared = 0.0
-    flat, ours = values.reshape(-1), decoded.reshape(-1)
+def _compare(values: NDArray[Any], tensor: Representation, *, lossless: bool) -> tuple[int, float]:
+    """How many decoded weights are zero, and ||decoded - values|| / ||values||."""
+    zeros, squared_error, squared = 0, 0.0, 0.0
     # The squares of large doubles would overflow.
-    unit = float(np.abs(flat).max(initial=0)) or 1.0 if flat.dtype.itemsize == 8 else 1.0
+    unit = float(np.abs(values).max(initial=0)) or 1.0 if values.dtype.itemsize == 8 else 1.0
     # In pieces that fit into a cache; and not by a BLAS, whose threads would wait for each other on a busy machine.
-    for start in range(0, flat.size, _PIECE):
-        original = flat[start : start + _PIECE].astype(np.float64) / unit
-        error = ours[start : start + _PIECE] / unit - original
-        squared_error += float(np.square(error, out=error).sum())
-        squared += float(np.square(original, out=original).sum())
-    return float(np.sqrt(squared_error / squared)) if squared else 0.0
+    for start in range(0, values.size, _PIECE):
+        decoded = tensor.piece(start, start + _PIECE).decode()
+        zeros += decoded.size - int(np.count_nonzero(decoded))
+        if not lossless:
+            original = values[start : start + _PIECE].astype(np.float64)
+            error = decoded - original
+            if unit != 1:
+                original, error = original / unit, error / unit
+            squared_error += float(np.square(error, out=error).sum())
+            squared += float(np.square(original, out=original).sum())
+    return zeros, float(np.sqrt(squared_error / squared)) if squared else 0.0
 
 
 def _summaries(planned: list[_Planned], rows: list[_Row]) -> list[StepSummary]:

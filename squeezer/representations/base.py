@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -48,6 +48,10 @@ class Representation(Protocol):
 
     def decode(self) -> NDArray[Any]:
         """The weights that this stands for: a writable array of `shape` and `dtype`."""
+        ...
+
+    def piece(self, start: int, stop: int) -> Self:
+        """What is stored for the elements start .. stop - 1 of the flattened tensor, which share its memory."""
         ...
 
     def records(self) -> tuple[Record, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from squeezer.representations.base import Record, Role
 
@@ -28,6 +28,10 @@ class Dense:
     def decode(self) -> NDArray[Any]:
         """The values, cast to `dtype`."""
         return self.values.astype(self.dtype)
+
+    def piece(self, start: int, stop: int) -> Self:
+        """The representation of some elements of the flattened tensor."""
+        return replace(self, values=self.values.reshape(-1)[start:stop])
 
     def records(self) -> tuple[Record, ...]:
         """One record: the values."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -34,6 +34,10 @@ class Masked:
     def decode(self) -> NDArray[Any]:
         """The values with the pruned ones set to (positive) zero."""
         return np.where(self.mask, self.values, np.zeros((), self.dtype))
+
+    def piece(self, start: int, stop: int) -> Self:
+        """The representation of some elements of the flattened tensor."""
+        return replace(self, values=self.values.reshape(-1)[start:stop], mask=self.mask.reshape(-1)[start:stop])
 
     def records(self) -> tuple[Record, ...]:
         """Two records: the mask, and the kept values in row-major order."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -49,6 +49,10 @@ class Shared:
         for start in range(0, codes.size, _PIECE):
             weights[start : start + _PIECE] = table[codes[start : start + _PIECE]]
         return weights.reshape(self.shape)
+
+    def piece(self, start: int, stop: int) -> Self:
+        """The representation of some elements of the flattened tensor."""
+        return replace(self, codes=self.codes.reshape(-1)[start:stop])
 
     def records(self) -> tuple[Record, ...]:
         """Two records: the codebook and the codes."""

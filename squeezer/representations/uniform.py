@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -30,6 +30,10 @@ class Uniform:
     def decode(self) -> NDArray[Any]:
         """The products, taken in float32 and cast to `dtype`."""
         return (self.codes.astype(np.float32) * self.step).astype(self.dtype, copy=False)
+
+    def piece(self, start: int, stop: int) -> Self:
+        """The representation of some elements of the flattened tensor."""
+        return replace(self, codes=self.codes.reshape(-1)[start:stop])
 
     def records(self) -> tuple[Record, ...]:
         """Two records: the step, as a codebook of one, and the codes."""

@@ -55,6 +55,12 @@ def test_long_look_ups_are_the_same_as_short_ones() -> None:
 
 
 @pytest.mark.parametrize("tensor", examples(), ids=lambda tensor: tensor.kind)
+def test_pieces_make_the_whole(tensor: Representation) -> None:
+    pieces = [tensor.piece(start, start + 300).decode() for start in range(0, 2000, 300)]
+    assert np.array_equal(np.concatenate(pieces), tensor.decode().reshape(-1))
+
+
+@pytest.mark.parametrize("tensor", examples(), ids=lambda tensor: tensor.kind)
 def test_frozen_and_fresh(tensor: Representation) -> None:
     before = digest(tensor)
     tensor.decode()[...] = 0
