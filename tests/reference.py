@@ -152,32 +152,43 @@ def _integers(data: Bytes, n: int, dtype: np.dtype) -> list[int]:
     if codec < 2:
         return [int(v) for v in _array_by(codec, data, n, dtype)]
     if codec == 2:
-        low, lengths, stream = _symbol_stream(data, "values")
-        return [low + s for s in _symbols(lengths, stream, n)]
+        low, lengths = _alphabet(data)
+        entries = [int.from_bytes(data.take(5, "header"), "little") for _ in range(3 if n >= 32768 else 0)]
+        stream = data.take(data.varint(), "values")
+        symbols = _symbols(lengths, stream, n)
+        if entries and sum(map(bool, lengths)) > 1:
+            for quarter, bits in enumerate(entries):
+                part = symbols[quarter * (n // 4) : (quarter + 1) * (n // 4)]
+                assert sum(lengths[s] for s in part) == bits
+        return [low + s for s in symbols]
     assert codec == 3
     kept = data.varint()
     integers = [0] * n
     if kept == 0:
         return integers
-    gap_low, gap_lengths, gap_stream = _symbol_stream(data, "gaps")
-    low, lengths, stream = _symbol_stream(data, "values")
+    gap_low, gap_lengths = _alphabet(data)
+    low, lengths = _alphabet(data)
+    entries = [int.from_bytes(data.take(5, "header"), "little") for _ in range(3 if kept >= 32768 else 0)]
+    gap_stream = data.take(data.varint(), "gaps")
+    stream = data.take(data.varint(), "values")
     values = [low + s for s in _symbols(lengths, stream, kept)]
     gaps = _symbol_iterator(gap_lengths, gap_stream)
     skip = gap_low + len(gap_lengths) - 1
     at = 0
-    for value in values:
+    for done, value in enumerate(values, 1):
         while (gap := gap_low + next(gaps)) == skip:
             at += skip
         at += gap
         integers[at] = value
         at += 1
+        if entries and done == kept // 2:
+            assert at == entries[0]
     return integers
 
 
-def _symbol_stream(data: Bytes, category: str) -> tuple[int, list[int], bytes]:
+def _alphabet(data: Bytes) -> tuple[int, list[int]]:
     low = data.signed()
-    lengths = _table(data, data.varint() + 1)
-    return low, lengths, data.take(data.varint(), category)
+    return low, _table(data, data.varint() + 1)
 
 
 def _table(data: Bytes, alphabet: int) -> list[int]:

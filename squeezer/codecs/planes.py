@@ -48,7 +48,7 @@ class _Plane:
             return
         self.code.write(out)
         out.put(((self.bits + 7) // 8).to_bytes(_LENGTH_BYTES, "little"), Category.HEADER)
-        out.put(encode(self.code, self.data, 0, self.bits), Category.VALUES)
+        out.put(encode(self.code, self.data, 0, self.bits, [])[0], Category.VALUES)
 
 
 #: A plane's coded length has a fixed width, so that its size is known without a varint's case distinction.
@@ -101,7 +101,7 @@ def _read_plane(data: ByteReader, count: int, coded: bool) -> NDArray[np.uint8]:
     code = HuffmanCode.read(data, _BYTES)
     length = int.from_bytes(data.take(_LENGTH_BYTES, Category.HEADER), "little")
     plane = np.empty(count, np.uint8)
-    decode(code, data.take(length, Category.VALUES), np.arange(_BYTES, dtype=np.uint8), plane)
+    decode(code, data.take(length, Category.VALUES), [], np.arange(_BYTES, dtype=np.uint8), plane)
     return plane
 
 

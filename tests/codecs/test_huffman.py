@@ -91,13 +91,13 @@ def test_stream_is_the_codewords_first_bit_lowest(symbols: list[int]) -> None:
     array = np.array(symbols, np.uint8)
     counts = np.bincount(array, minlength=41)
     code = HuffmanCode.from_counts(counts)
-    stream = encode(code, array, 0, code.bits(counts))
+    stream, _ = encode(code, array, 0, code.bits(counts), [])
     if not code.is_constant:
         words = code.codewords()
         text = "".join(f"{int(words[s]):0{code.lengths[s]}b}"[::-1] for s in symbols)
         assert stream.tobytes() == np.packbits([int(bit) for bit in text], bitorder="little").tobytes()
     out = np.empty_like(array)
-    decode(code, memoryview(stream), np.arange(41, dtype=np.uint8), out)
+    decode(code, memoryview(stream), [], np.arange(41, dtype=np.uint8), out)
     assert np.array_equal(out, array)
 
 
@@ -121,8 +121,8 @@ def test_stream_that_ends_early_or_late_is_refused() -> None:
     array = np.arange(16, dtype=np.uint8).repeat(8)
     counts = np.bincount(array)
     code = HuffmanCode.from_counts(counts)
-    stream = encode(code, array, 0, code.bits(counts)).tobytes()
+    stream = encode(code, array, 0, code.bits(counts), [])[0].tobytes()
     out = np.empty_like(array)
     for wrong in (stream[:-1], stream + b"\0", b""):
         with pytest.raises(CorruptStreamError, match="bits in a stream"):
-            decode(code, memoryview(wrong), np.arange(16, dtype=np.uint8), out)
+            decode(code, memoryview(wrong), [], np.arange(16, dtype=np.uint8), out)

@@ -148,3 +148,42 @@ def test_changed_bytes_are_refused_or_decoded(data: st.DataObject) -> None:
         return
     assert decoded.shape == (300,)
     assert np.isin(decoded, values).all()
+
+
+@pytest.mark.parametrize("coder", ["huffman", "gaps"])
+@pytest.mark.parametrize("count", [32_767, 32_768, 65_539, 200_001])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64])
+def test_long_streams_with_entry_points_come_back(coder: str, count: int, dtype: type) -> None:
+    random = np.random.default_rng(count)
+    codes = np.where(random.random(count) < 0.5, 0, random.geometric(0.2, count) % 60).astype(np.uint8)
+    values = np.arange(64).astype(dtype)
+    decoded = read_integers(ByteReader(write(codes, coder).getvalue()), count, codes.dtype, Codebook(values))
+    assert decoded.dtype == dtype
+    assert np.array_equal(decoded, codes)
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_changed_long_streams_are_refused_or_decoded(data: st.DataObject) -> None:
+    coder = data.draw(st.sampled_from(["huffman", "gaps"]))
+    coded = bytearray(_LONG_STREAMS[coder])
+    # Near the beginning are the tables and the entry points.
+    limit = data.draw(st.sampled_from([60, len(coded)]))
+    for _ in range(data.draw(st.integers(1, 3))):
+        coded[data.draw(st.integers(0, limit - 1))] = data.draw(st.integers(0, 255))
+    try:
+        decoded = read_integers(
+            ByteReader(coded), 80_000, np.dtype(np.uint8), Codebook(np.arange(16, dtype=np.float32))
+        )
+    except CorruptStreamError:
+        return
+    assert decoded.shape == (80_000,)
+    assert np.isin(decoded, np.arange(16)).all()
+
+
+def _long_codes() -> np.ndarray:
+    random = np.random.default_rng(6)
+    return np.where(random.random(80_000) < 0.5, 0, random.integers(1, 9, 80_000)).astype(np.uint8)
+
+
+_LONG_STREAMS = {coder: write(_long_codes(), coder).getvalue() for coder in ("huffman", "gaps")}
