@@ -225,7 +225,7 @@ def _compress(info: TensorInfo, values: NDArray[Any], planned: list[_Planned], r
     tensor, seconds = _apply(info.name, Dense(values, info.dtype), planned, recipe.seed)
     if isinstance(tensor, Dense) and info.is_float:
         tensor = _small(tensor, recipe.encoding)
-    encoded = encode_tensor(tensor, recipe.encoding.coder)
+    encoded = encode_tensor(tensor, recipe.encoding.coder, recipe.encoding.level)
     row = _Row(_layer(info, values, tensor, encoded), digest(tensor), seconds)
     return _Result(info, tensor, encoded, row)
 

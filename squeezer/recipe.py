@@ -24,9 +24,12 @@ class _Document(BaseModel):
 class Encoding(_Document):
     """How representations become bytes."""
 
-    coder: Literal["auto", "huffman", "gaps", "raw"] = Field(
+    coder: Literal["auto", "huffman", "gaps", "context", "raw"] = Field(
         "auto",
         description="`auto` takes the smallest for each tensor; another coder is used wherever it can be",
+    )
+    level: Literal["balanced", "max"] = Field(
+        "balanced", description="`max` also tries the context coder: some per cent smaller, 50 times slower to decode"
     )
     small_tensors: Literal["exact", "float16"] = Field(
         "float16",

@@ -21,6 +21,8 @@ _RECIPES: tuple[object, ...] = (
     {"steps": [{"method": "kmeans_share", "bits": 9}]},
     {"steps": [{"method": "uniform_quantize", "bits": 9}], "encoding": {"coder": "gaps"}},
     {"steps": [{"method": "uniform_quantize", "step": 1e-6}]},
+    {"steps": [{"method": "uniform_quantize", "relative_step": 0.4, "rate_weight": 0.03, "error_feedback": True}]},
+    {"steps": [{"method": "uniform_quantize", "bits": 5}], "encoding": {"coder": "context"}},
 )
 
 
@@ -28,7 +30,7 @@ def warm_up() -> None:
     """Compress and load a small model by each of a few recipes."""
     random = np.random.default_rng(0)
     weights = {f"w{i}": random.standard_normal((64, 64)).astype(dtype) for i, dtype in enumerate("efd")}
-    model = InMemoryModel(weights)
+    model = InMemoryModel(weights | {"kernels": random.standard_normal((8, 16, 3, 3)).astype("f")})
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "model.sqz"
         for recipe in _RECIPES:

@@ -11,6 +11,8 @@ from math import prod
 import ml_dtypes
 import numpy as np
 
+from tests.codecs import context_reference
+
 TYPES = [
     np.float64, np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2,
     np.int64, np.int32, np.int16, np.int8, np.uint64, np.uint32, np.uint16, np.uint8, np.bool_, np.complex64,
@@ -161,6 +163,8 @@ def _integers(data: Bytes, n: int, dtype: np.dtype) -> list[int]:
                 part = symbols[quarter * (n // 4) : (quarter + 1) * (n // 4)]
                 assert sum(lengths[s] for s in part) == bits
         return [low + s for s in symbols]
+    if codec == 4:
+        return _context(data, n)
     assert codec == 3
     kept = data.varint()
     integers = [0] * n
@@ -184,6 +188,14 @@ def _integers(data: Bytes, n: int, dtype: np.dtype) -> list[int]:
         if entries and done == kept // 2:
             assert at == entries[0]
     return integers
+
+
+def _context(data: Bytes, n: int) -> list[int]:
+    flags, low, count = data.u8(), data.signed(), data.varint() + 1
+    centre, split, columns = data.varint(), data.varint(), data.varint()
+    tree, by_class, window, fast = bool(flags & 1), bool(flags & 2), (flags >> 2 & 3) + 2, (flags >> 4) + 4
+    walker = context_reference.Walker(low, count, centre, split, tree, by_class, window, fast, columns)
+    return context_reference.decode(walker, n, data.take(data.varint(), "values"))
 
 
 def _alphabet(data: Bytes) -> tuple[int, list[int]]:

@@ -23,7 +23,7 @@ SHARE = {"method": "kmeans_share", "bits": 5}
         ({"steps": [{"sparsity": 0.5}]}, ["unknown method None", *METHODS]),
         ({"steps": [PRUNE | {"sparsty": 1}]}, ["steps[0].sparsty", "unknown key", "sparsity", "scope"]),
         ({"steps": [PRUNE], "stps": 1}, ["stps", "unknown key", "encoding", "outputs"]),
-        ({"steps": [PRUNE], "encoding": {"coda": 1}}, ["encoding.coda", "coder, small_tensors"]),
+        ({"steps": [PRUNE], "encoding": {"coda": 1}}, ["encoding.coda", "coder, level, small_tensors"]),
         ({"steps": [PRUNE], "version": 2}, ["version"]),
         ({"steps": [PRUNE], "outputs": ["onnx"]}, ["outputs[0]", "sqz"]),
         ({"steps": [SHARE, PRUNE]}, ["magnitude_prune cannot follow kmeans_share", "change the order"]),

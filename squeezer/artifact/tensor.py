@@ -32,25 +32,25 @@ _UINT8 = np.dtype(np.uint8)
 _UINT16 = np.dtype(np.uint16)
 
 
-def write_tensor(out: ByteWriter, tensor: Representation, coder: str) -> str:
+def write_tensor(out: ByteWriter, tensor: Representation, coder: str, level: str) -> str:
     """Append a representation; returns the name of the codec of its weights."""
     match tensor:
         case Dense():
             _write_dtype(out, tensor.values.dtype)
             return write_array(out, tensor.values, coder)
         case Masked():
-            mask = write_integers(out, tensor.mask, coder)
+            mask = write_integers(out, tensor.mask, coder, level)
             write_array(out, tensor.values[tensor.mask], coder)
             return mask
         case Shared():
             _write_dtype(out, tensor.codebook.dtype)
             out.varint(2 * tensor.codebook.size + tensor.sparse)
             out.put(np.ascontiguousarray(tensor.codebook).view(np.uint8), Category.CODEBOOKS)
-            return write_integers(out, tensor.codes, coder)
+            return write_integers(out, tensor.codes, coder, level)
         case Uniform():
             out.put(np.float32(tensor.step).tobytes(), Category.CODEBOOKS)
             _write_dtype(out, tensor.codes.dtype)
-            return write_integers(out, tensor.codes, coder)
+            return write_integers(out, tensor.codes, coder, level)
         case _:
             raise TypeError(f"no layout for {type(tensor).__name__}")
 

@@ -41,10 +41,10 @@ class EncodedTensor:
     tally: Counter[str]
 
 
-def encode_tensor(tensor: Representation, coder: str = "auto") -> EncodedTensor:
+def encode_tensor(tensor: Representation, coder: str = "auto", level: str = "balanced") -> EncodedTensor:
     """Encode one representation. Independent of any file, so that threads may do it."""
     out = ByteWriter()
-    name = write_tensor(out, tensor, coder)
+    name = write_tensor(out, tensor, coder, level)
     return EncodedTensor(out.getvalue(), tensor.kind, name, out.tally)
 
 

@@ -17,6 +17,7 @@ from squeezer.codecs.base import (
     Plan,
     SymbolCodec,
 )
+from squeezer.codecs.context import Context
 from squeezer.codecs.dense import DenseHuffman
 from squeezer.codecs.gaps import Gaps
 from squeezer.codecs.planes import Planes
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 #: The registration: a new codec is a new file and one entry here.
 _ARRAY: tuple[ArrayCodec, ...] = (Raw(), Planes())
-_SYMBOL: tuple[SymbolCodec, ...] = (DenseHuffman(), Gaps())
+_SYMBOL: tuple[SymbolCodec, ...] = (DenseHuffman(), Gaps(), Context())
 #: By the numbers that stand for them in a file.
 ARRAY_CODECS: dict[int, ArrayCodec] = {codec.number: codec for codec in _ARRAY}
 SYMBOL_CODECS: dict[int, SymbolCodec] = {codec.number: codec for codec in _SYMBOL}
@@ -43,8 +44,11 @@ def write_array(out: ByteWriter, array: NDArray[Any], coder: str = "auto") -> st
     return _write_best(out, _array_plans(flat), coder)
 
 
-def write_integers(out: ByteWriter, array: NDArray[Any], coder: str = "auto") -> str:
-    """Append integers (or booleans), preceded by their codec's number; returns the codec's name."""
+def write_integers(out: ByteWriter, array: NDArray[Any], coder: str = "auto", level: str = "balanced") -> str:
+    """Append integers (or booleans), preceded by their codec's number; returns the codec's name.
+
+    At level `max`, `auto` also tries the context coder, which is the smallest and by far the slowest.
+    """
     flat = np.ascontiguousarray(array).reshape(-1)
     if flat.dtype.kind == "b":
         flat = flat.view(np.uint8)
@@ -54,8 +58,13 @@ def write_integers(out: ByteWriter, array: NDArray[Any], coder: str = "auto") ->
     zeros = counted.counts[-counted.low] if 0 <= -counted.low < counted.alphabet else 0
     plans: list[tuple[int, str, Plan]] = []
     for number, codec in SYMBOL_CODECS.items():
-        # Where zeros are rare, gaps cannot win, and looking for them would double the time.
-        if codec.name != Gaps.name or coder == Gaps.name or 2 * zeros > flat.size:
+        worthwhile = {
+            # Where zeros are rare, gaps cannot win, and looking for them would double the time.
+            Gaps.name: 2 * zeros > flat.size,
+            # Its plan is as slow as coding.
+            Context.name: level == "max" and coder == "auto",
+        }
+        if coder == codec.name or worthwhile.get(codec.name, True):
             plans.append((number, codec.name, codec.plan(flat, counted)))
     raw = ARRAY_CODECS[Raw.number]
     return _write_best(out, [*plans, (raw.number, raw.name, raw.plan(flat))], coder)

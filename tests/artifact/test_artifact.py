@@ -60,7 +60,7 @@ def write(path: Path, tensors: dict[str, Representation], coder: str = "auto") -
     return writer
 
 
-@pytest.mark.parametrize("coder", ["auto", "raw", "huffman", "gaps"])
+@pytest.mark.parametrize("coder", ["auto", "raw", "huffman", "gaps", "context"])
 def test_everything_comes_back(tmp_path: Path, coder: str) -> None:
     path = tmp_path / "m.sqz"
     tensors = examples()
@@ -83,7 +83,7 @@ def test_everything_comes_back(tmp_path: Path, coder: str) -> None:
     squeezer.verify(path)
 
 
-@pytest.mark.parametrize("coder", ["auto", "raw", "huffman", "gaps"])
+@pytest.mark.parametrize("coder", ["auto", "raw", "huffman", "gaps", "context"])
 def test_ledger_and_tensors_agree_with_the_reference(tmp_path: Path, coder: str) -> None:
     path = tmp_path / "m.sqz"
     writer = write(path, examples(), coder)

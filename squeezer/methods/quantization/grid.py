@@ -46,14 +46,15 @@ def most_code(largest: float, step: np.float32, dtype: np.dtype[np.generic]) -> 
     most = round(largest / float(step))  # half to even, like the codes
     if most > _MOST:
         return None
-    while most and not np.isfinite(_product(most, step).astype(dtype)):
+    while most and not _is_finite(most, step, dtype):
         most -= 1
     return most
 
 
-def _product(code: int, step: np.float32) -> np.float32:
+def _is_finite(code: int, step: np.float32, dtype: np.dtype[np.generic]) -> bool:
+    """Whether code * step is a finite number of that type."""
     with np.errstate(over="ignore"):
-        return np.float32(code) * step
+        return bool(np.isfinite((np.float32(code) * step).astype(dtype)))
 
 
 def round_to(
@@ -64,10 +65,14 @@ def round_to(
     All weights lie between `low` and `high`.
     """
     ends = max(round(low / float(step)), -most), min(round(high / float(step)), most)
-    kind = next(kind for kind in _INTEGERS if np.iinfo(kind).min <= ends[0] and ends[1] <= np.iinfo(kind).max)
-    codes: NDArray[np.signedinteger] = np.empty(weights.size, kind)
+    codes: NDArray[np.signedinteger] = np.empty(weights.size, narrowest(*ends))
     _round(weights, float(step), float(most), codes)
     return codes
+
+
+def narrowest(low: int, high: int) -> type[np.signedinteger]:
+    """The narrowest of int8, int16 and int32 that holds all integers from `low` to `high`."""
+    return next(kind for kind in _INTEGERS if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
 
 
 @njit(cache=True, nogil=True)

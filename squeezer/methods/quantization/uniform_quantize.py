@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from squeezer.representations import Representation
 
 
+#: A global relative step is at most so many times what the tensor's own root mean square would give. Where layers
+#: differ by orders of magnitude (an embedding beside linear layers), one step would round the smaller ones to zero.
+_MOST_ABOVE_OWN = 2.0
+
+
 class Spread(NamedTuple):
     """How far weights reach: their largest magnitude and their root mean square."""
 
@@ -27,7 +32,7 @@ class Spread(NamedTuple):
 
 
 class UniformQuantize(Step):
-    """Round every weight to the nearest multiple of a step, zero included; halves go to the even multiple.
+    """Round every weight to a multiple of a step, zero included: the nearest, or one near it that is cheaper to store.
 
     Pruned weights stay zero, and do not count towards the root mean square.
     """
@@ -39,6 +44,12 @@ class UniformQuantize(Step):
     scope: Literal["tensor", "global"] = Field(
         "tensor",
         description="take magnitude or root mean square of each tensor, or of all selected tensors together",
+    )
+    rate_weight: float = Field(
+        0.0, ge=0, le=10, description="the price of a bit of code length, in squared steps; 0 rounds to the nearest"
+    )
+    error_feedback: bool = Field(
+        False, description="let the weights of a row make good the rounding errors of those before them"
     )
 
     accepts: ClassVar[frozenset[str]] = frozenset({"dense", "masked"})
@@ -77,8 +88,8 @@ class UniformQuantize(Step):
             ModelError: where a weight is not finite, or the step so small that codes exceed 32 bits.
         """
         del seed
-        from squeezer.methods.kernels import finite_range, kept_weights, mask_of, spread
-        from squeezer.methods.quantization.grid import most_code, round_to
+        from squeezer.methods.kernels import finite_range, kept_weights
+        from squeezer.methods.quantization.grid import most_code
 
         weights = kept_weights(tensor)
         low, high = finite_range(name, weights)
@@ -87,10 +98,28 @@ class UniformQuantize(Step):
         most = most_code(largest, step, tensor.dtype)
         if most is None:
             raise _too_fine(name, largest)
-        codes = round_to(weights, low, high, step, most)
-        if (mask := mask_of(tensor)) is not None:
-            codes = spread(codes, mask)
+        if self.rate_weight or self.error_feedback:
+            codes = self._weighed(tensor, step, most)
+        else:
+            codes = _nearest(tensor, weights, low, high, step, most)
         return Uniform(step, codes.reshape(tensor.shape), tensor.dtype)
+
+    def _weighed(self, tensor: Representation, step: np.float32, most: int) -> NDArray[np.signedinteger]:
+        """Codes chosen with a view to their length, to the errors before them, or to both."""
+        from squeezer.methods.kernels import mask_of
+        from squeezer.methods.quantization.grid import narrowest
+        from squeezer.methods.quantization.rate import Rounding
+        from squeezer.methods.quantization.shaping import shaping_of
+
+        with np.errstate(over="ignore"):  # only pruned weights may be so large
+            values = np.ascontiguousarray(tensor.values, np.float32)  # type: ignore[attr-defined] # Dense and Masked alone are accepted
+        rows = values.reshape(tensor.shape[0], -1) if values.ndim > 1 and values.size else values.reshape(1, -1)
+        mask = mask_of(tensor)
+        kept = np.empty((0, 0), np.uint8) if mask is None else mask.view(np.uint8).reshape(rows.shape)
+        shaping = shaping_of(tensor.shape) if self.error_feedback and values.ndim > 1 else None
+        codes = np.empty(rows.shape, narrowest(-most, most))
+        Rounding(step, most, self.rate_weight, shaping)(rows, kept, codes)
+        return codes
 
     def _step(self, weights: NDArray[np.float32], largest: float, surveyed: Spread | None) -> np.float32:
         from squeezer.methods.quantization.grid import square_sum, step_for_bits
@@ -104,8 +133,22 @@ class UniformQuantize(Step):
         if self.bits is not None:
             return step_for_bits(largest, self.bits)
         assert self.relative_step is not None  # noqa: S101 # the validator has seen to it; this tells mypy
-        mean = surveyed.root_mean_square if surveyed else (square_sum(weights) / weights.size) ** 0.5
+        mean = (square_sum(weights) / weights.size) ** 0.5
+        if surveyed is not None:
+            mean = min(surveyed.root_mean_square, _MOST_ABOVE_OWN * mean)
         return np.float32(min(self.relative_step * mean, float(np.finfo(np.float32).max)))
+
+
+def _nearest(
+    tensor: Representation, weights: NDArray[np.float32], low: float, high: float, step: np.float32, most: int
+) -> NDArray[np.signedinteger]:
+    """Codes of the nearest multiples; `weights` are the tensor's kept ones."""
+    from squeezer.methods.kernels import mask_of, spread
+    from squeezer.methods.quantization.grid import round_to
+
+    codes = round_to(weights, low, high, step, most)
+    mask = mask_of(tensor)
+    return codes if mask is None else spread(codes, mask)
 
 
 def _too_fine(name: str, largest: float) -> ModelError:

@@ -80,9 +80,20 @@ def test_the_relative_step_is_of_the_root_mean_square() -> None:
     assert uniform.step == pytest.approx(0.2 * np.sqrt(np.mean(values.astype(np.float64) ** 2)), rel=1e-6)
 
 
+def test_a_global_step_does_not_round_a_small_tensor_to_zero() -> None:
+    random = np.random.default_rng(0)
+    tensors = {"large": random.standard_normal((50, 50)), "small": random.standard_normal((50, 50)) / 1000}
+    codes = quantize(
+        UniformQuantize(relative_step=0.5, scope="global"), {n: dense(w.astype("f")) for n, w in tensors.items()}
+    )
+    own = float(np.sqrt(np.mean(tensors["small"] ** 2)))
+    assert codes["small"].step == pytest.approx(2 * 0.5 * own, rel=1e-4)
+    assert codes["large"].step == pytest.approx(0.5 * np.sqrt(np.mean(tensors["large"] ** 2) / 2), rel=1e-3)
+
+
 def test_global_scope_takes_one_step_for_all() -> None:
     random = np.random.default_rng(1)
-    arrays_ = {"a": random.standard_normal((30, 40)) / 10, "b": random.standard_normal((20, 10))}
+    arrays_ = {"a": random.standard_normal((30, 40)) / 1.5, "b": random.standard_normal((20, 10))}
     tensors = {name: dense(values.astype(np.float32)) for name, values in arrays_.items()}
     everything = np.concatenate([t.values.reshape(-1) for t in tensors.values()]).astype(np.float64)
     by_bits = quantize(UniformQuantize(bits=8, scope="global"), tensors)
