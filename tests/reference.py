@@ -137,9 +137,7 @@ def _array_by(codec: int, data: Bytes, n: int, dtype: np.dtype) -> np.ndarray:
     planes = []
     for i in range(width):
         if coded >> i & 1:
-            lengths = _table(data, 256)
-            size = int.from_bytes(data.take(5, "header"), "little")
-            planes.append(_symbols(lengths, data.take(size, "values"), n))
+            planes.append(_huffman(data, n))
         else:
             planes.append(list(data.take(n, "values")))
     numbers = [sum(planes[i][j] << 8 * i for i in range(width)) for j in range(n)]
@@ -154,15 +152,7 @@ def _integers(data: Bytes, n: int, dtype: np.dtype) -> list[int]:
     if codec < 2:
         return [int(v) for v in _array_by(codec, data, n, dtype)]
     if codec == 2:
-        low, lengths = _alphabet(data)
-        entries = [int.from_bytes(data.take(5, "header"), "little") for _ in range(3 if n >= 32768 else 0)]
-        stream = data.take(data.varint(), "values")
-        symbols = _symbols(lengths, stream, n)
-        if entries and sum(map(bool, lengths)) > 1:
-            for quarter, bits in enumerate(entries):
-                part = symbols[quarter * (n // 4) : (quarter + 1) * (n // 4)]
-                assert sum(lengths[s] for s in part) == bits
-        return [low + s for s in symbols]
+        return _huffman(data, n)
     if codec == 4:
         return _context(data, n)
     assert codec == 3
@@ -188,6 +178,18 @@ def _integers(data: Bytes, n: int, dtype: np.dtype) -> list[int]:
         if entries and done == kept // 2:
             assert at == entries[0]
     return integers
+
+
+def _huffman(data: Bytes, n: int) -> list[int]:
+    low, lengths = _alphabet(data)
+    entries = [int.from_bytes(data.take(5, "header"), "little") for _ in range(3 if n >= 32768 else 0)]
+    stream = data.take(data.varint(), "values")
+    symbols = _symbols(lengths, stream, n)
+    if entries and sum(map(bool, lengths)) > 1:
+        for quarter, bits in enumerate(entries):
+            part = symbols[quarter * (n // 4) : (quarter + 1) * (n // 4)]
+            assert sum(lengths[s] for s in part) == bits
+    return [low + s for s in symbols]
 
 
 def _context(data: Bytes, n: int) -> list[int]:

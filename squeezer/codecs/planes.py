@@ -12,47 +12,42 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numba import njit
 
-from squeezer.codecs.base import ByteReader, ByteWriter, Category, CorruptStreamError, as_bits
-from squeezer.codecs.huffman import HuffmanCode, decode, encode
+from squeezer.codecs.base import ByteReader, ByteWriter, Category, CorruptStreamError, Itself, as_bits
+from squeezer.codecs.dense import DenseHuffman
+from squeezer.codecs.symbols import histogram
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_BYTES = 256
+    from squeezer.codecs.base import Plan
+
+_BYTE = Itself(np.dtype(np.uint8))
 
 
 @dataclass(frozen=True)
 class _Plane:
-    """One byte of each number: Huffman-coded where `code` is set."""
+    """One byte of each number; `coded` where a Huffman code makes it smaller."""
 
     data: NDArray[np.uint8]
-    code: HuffmanCode | None
-    bits: int
+    coded: Plan | None
 
     @classmethod
     def of(cls, data: NDArray[np.uint8]) -> _Plane:
-        counts = np.bincount(data, minlength=_BYTES)
-        code = HuffmanCode.from_counts(counts)
-        plane = cls(data, code, code.bits(counts))
-        return plane if plane.size < data.size else cls(data, None, 8 * data.size)
+        counted = histogram(data)
+        plan = None if counted is None else DenseHuffman().plan(data, counted)
+        return cls(data, plan if plan is not None and plan.size < data.size else None)
 
     @property
     def size(self) -> int:
-        coded = (self.bits + 7) // 8
-        return coded if self.code is None else self.code.written_size + _LENGTH_BYTES + coded
+        return self.data.size if self.coded is None else self.coded.size
 
     def write(self, out: ByteWriter) -> None:
-        if self.code is None:
+        if self.coded is None:
             out.put(self.data, Category.VALUES)
-            return
-        self.code.write(out)
-        out.put(((self.bits + 7) // 8).to_bytes(_LENGTH_BYTES, "little"), Category.HEADER)
-        out.put(encode(self.code, self.data, 0, self.bits, [])[0], Category.VALUES)
-
-
-#: A plane's coded length has a fixed width, so that its size is known without a varint's case distinction.
-_LENGTH_BYTES = 5
+        else:
+            self.coded.write(out)
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ class _PlanesPlan:
         return 1 + sum(plane.size for plane in self.planes)
 
     def write(self, out: ByteWriter) -> None:
-        coded = sum(1 << i for i, plane in enumerate(self.planes) if plane.code is not None)
+        coded = sum(1 << i for i, plane in enumerate(self.planes) if plane.coded is not None)
         out.put(bytes([coded]), Category.HEADER)
         for plane in self.planes:
             plane.write(out)
@@ -78,40 +73,56 @@ class Planes:
 
     def plan(self, array: NDArray[Any]) -> _PlanesPlan:
         """Every array of at least one element can be written."""
-        width = array.dtype.itemsize
-        columns = _rotated(array, 1).view(np.uint8).reshape(-1, width)
-        return _PlanesPlan(tuple(_Plane.of(np.ascontiguousarray(columns[:, i])) for i in range(width)))
+        planes = np.empty((array.dtype.itemsize, array.size), np.uint8)
+        _split(_rotated(array, 1), planes)
+        return _PlanesPlan(tuple(_Plane.of(plane) for plane in planes))
 
     def read(self, data: ByteReader, out: NDArray[Any]) -> None:
         """Fill `out` with the numbers."""
         width = out.dtype.itemsize
-        columns = np.empty((out.size, width), np.uint8)
         coded = data.byte()
         if coded >> width:
             raise CorruptStreamError("more planes than a number has bytes")
-        for i in range(width):
-            columns[:, i] = _read_plane(data, out.size, bool(coded >> i & 1))
-        numbers = columns.reshape(-1).view(as_bits(out).dtype).view(out.dtype)
-        as_bits(out)[:] = _rotated(numbers, 8 * width - 1)
+        planes = np.empty((width, out.size), np.uint8)
+        for i, plane in enumerate(planes):
+            if coded >> i & 1:
+                DenseHuffman().read(data, plane, _BYTE)
+            else:
+                plane[:] = np.frombuffer(data.take(out.size, Category.VALUES), np.uint8)
+        bits = as_bits(out)
+        _join(planes, bits)
+        if not _is_integer(out):
+            bits[:] = _rotated(out, 8 * width - 1)
 
 
-def _read_plane(data: ByteReader, count: int, coded: bool) -> NDArray[np.uint8]:
-    if not coded:
-        return np.frombuffer(data.take(count, Category.VALUES), np.uint8)
-    code = HuffmanCode.read(data, _BYTES)
-    length = int.from_bytes(data.take(_LENGTH_BYTES, Category.HEADER), "little")
-    plane = np.empty(count, np.uint8)
-    decode(code, data.take(length, Category.VALUES), [], np.arange(_BYTES, dtype=np.uint8), plane)
-    return plane
+def _is_integer(array: NDArray[Any]) -> bool:
+    return array.dtype.kind in "iub"
 
 
 def _rotated(array: NDArray[Any], left: int) -> NDArray[Any]:
     """The bit patterns of floating-point numbers, rotated left by some bits; those of other numbers as they are."""
     bits = as_bits(array)
-    if array.dtype.kind in "iub":
+    if _is_integer(array):
         return bits
     width = 8 * array.dtype.itemsize
     # In place, since this may be the largest array in memory.
     rotated: NDArray[Any] = bits << bits.dtype.type(left)
     rotated |= bits >> bits.dtype.type(width - left)
     return rotated
+
+
+@njit(cache=True, nogil=True)
+def _split(numbers, planes):  # type: ignore[no-untyped-def] # compiled by numba
+    for i in range(numbers.size):
+        number = np.uint64(numbers[i])
+        for plane in range(planes.shape[0]):
+            planes[plane, i] = number >> np.uint64(8 * plane)
+
+
+@njit(cache=True, nogil=True)
+def _join(planes, numbers):  # type: ignore[no-untyped-def] # compiled by numba
+    for i in range(numbers.size):
+        number = np.uint64(0)
+        for plane in range(planes.shape[0]):
+            number |= np.uint64(planes[plane, i]) << np.uint64(8 * plane)
+        numbers[i] = number
