@@ -1,12 +1,14 @@
 """Recipes: what is refused, in which words, and what a preset expands to."""
 
 import json
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from squeezer.errors import Code, RecipeError
 from squeezer.methods import METHODS
-from squeezer.recipe import Recipe, parse_recipe, presets
+from squeezer.recipe import Encoding, Recipe, parse_recipe, presets
 
 PRUNE = {"method": "magnitude_prune", "sparsity": 0.9}
 SHARE = {"method": "kmeans_share", "bits": 5}
@@ -97,3 +99,11 @@ def test_a_recipe_survives_json(document: object) -> None:
 
 def test_steps_with_globs_are_judged_later() -> None:
     assert parse_recipe({"steps": [SHARE | {"include": ["conv*"]}, PRUNE | {"include": ["fc*"]}]})
+
+
+def test_the_page_lists_every_key() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "recipe.md").read_text(encoding="utf-8")
+    for name in [*Recipe.model_fields, *Encoding.model_fields]:
+        assert f"| `{name}` |" in page
+    for value in get_args(Encoding.model_fields["coder"].annotation):
+        assert f"`{value}`" in page
