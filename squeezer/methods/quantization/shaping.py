@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MEAN_SHARE = 0.5
 CORRELATION = 0.6
 #: Kernels of more taps are taken as so many inputs of one tap.
-_MOST_TAPS = 1024
+_MOST_TAPS = 128
 
 
 class Shaping(NamedTuple):
