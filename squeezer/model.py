@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -159,9 +159,3 @@ def tensor_bytes(model: Model) -> int:
     A tied tensor counts once: its second name is an alias, which no format stores twice.
     """
     return sum(info.nbytes for info in model.tensors)
-
-
-def iterate(model: Model) -> Iterator[tuple[TensorInfo, NDArray[Any]]]:
-    """All stored tensors with their values, read one at a time."""
-    for info in model.tensors:
-        yield info, model.read(info.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -173,7 +173,3 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     if location[0] == "encoding" and len(location) > 1:
         return list(Encoding.model_fields)
     return list(Recipe.model_fields)
-
-
-#: For `--help` texts and docs.
-OUTPUTS: tuple[str, ...] = get_args(Output)
