@@ -75,8 +75,7 @@ def read_tensor(data: ByteReader, kind: str, shape: tuple[int, ...], dtype: np.d
             return Masked(values.reshape(shape), mask.reshape(shape))
         case "shared":
             codebook, sparse = _read_codebook(data)
-            width = _UINT8 if codebook.size + sparse <= 256 else _UINT16
-            codes = read_integers(data, count, width)
+            codes = read_integers(data, count, _code_dtype(codebook, sparse))
             if codes.size and int(codes.max()) >= codebook.size + sparse:
                 raise CorruptStreamError("a code that its codebook does not have")
             return Shared(codebook, codes.reshape(shape), sparse, dtype)
@@ -95,8 +94,7 @@ def read_weights(data: ByteReader, kind: str, shape: tuple[int, ...], dtype: np.
     if kind == "shared":
         codebook, sparse = _read_codebook(data)
         table = Shared(codebook, np.empty(0, _UINT8), sparse, dtype).table()
-        width = _UINT8 if codebook.size + sparse <= 256 else _UINT16
-        return read_integers(data, count, width, Codebook(table)).reshape(shape)
+        return read_integers(data, count, _code_dtype(codebook, sparse), Codebook(table)).reshape(shape)
     if kind == "uniform":
         step, width = _read_grid(data)
         return read_integers(data, count, width, _Grid(step, width, dtype)).reshape(shape)
@@ -135,6 +133,10 @@ def _read_codebook(data: ByteReader) -> tuple[NDArray[Any], bool]:
         raise CorruptStreamError(f"a codebook of {dtype}")
     size, sparse = divmod(data.varint(limit=2 * _MAX_CODEBOOK), 2)
     return np.frombuffer(data.take(size * dtype.itemsize, Category.CODEBOOKS), dtype), bool(sparse)
+
+
+def _code_dtype(codebook: NDArray[Any], sparse: bool) -> np.dtype[Any]:
+    return _UINT8 if codebook.size + sparse <= 256 else _UINT16
 
 
 def _read_grid(data: ByteReader) -> tuple[np.float32, np.dtype[Any]]:
