@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import ipaddress
 import json
 import os
 import secrets
@@ -19,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 import httpx
 
 from squeezer import __version__
+from squeezer.network import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -67,7 +67,7 @@ class Client:
                 timeout=httpx.Timeout(_READ, connect=_CONNECT),
                 headers={"User-Agent": f"squeezer/{__version__}"},
                 # A proxy cannot reach this machine's own loopback.
-                trust_env=not _is_loopback(httpx.URL(self._url).host),
+                trust_env=not is_loopback(httpx.URL(self._url).host),
             )
         except httpx.InvalidURL as error:
             raise self._unreachable(error) from None
@@ -221,13 +221,6 @@ def _refusal(response: httpx.Response) -> ServiceError:
     except (ValueError, KeyError, TypeError):
         code, detail = "service_unreachable", f"{response.url} answered {response.status_code} {response.reason_phrase}"
     return (_AwayError if response.status_code in _AWAY else ServiceError)(code, detail)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class _Form:

@@ -22,6 +22,7 @@ class Code(StrEnum):
     UNSUPPORTED_DTYPE = "unsupported_dtype"
     UNSUPPORTED_FORMAT = "unsupported_format"
     NO_TENSORS = "no_tensors"
+    UNSUPPORTED_NAMES = "unsupported_names"
     MISSING_DEPENDENCY = "missing_dependency"
     FILE_NOT_FOUND = "file_not_found"
     # the work
@@ -38,6 +39,8 @@ class Code(StrEnum):
     CORRUPT_ARTIFACT = "corrupt_artifact"
     NOT_AN_ARTIFACT = "not_an_artifact"
     NEWER_ARTIFACT = "newer_artifact"
+    ARTIFACT_TOO_LARGE = "artifact_too_large"
+    UNREADABLE_SOURCE = "unreadable_source"
 
 
 class SqueezerError(Exception):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from squeezer.artifact import ArtifactWriter
+from squeezer.artifact.tensor import CHUNK
 from squeezer.artifact.writer import EncodedTensor, encode_tensor
 from squeezer.errors import Code, ModelError, RecipeError
 from squeezer.methods.base import matches
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from squeezer.artifact.writer import Each
     from squeezer.methods import AnyStep
     from squeezer.recipe import Encoding, Recipe
 
@@ -46,6 +48,19 @@ class _Planned:
     step: AnyStep
     names: frozenset[str]
     surveyed: Any = None
+
+
+@dataclass(frozen=True)
+class _Stepped:
+    """A tensor that has been through all steps. `encoded`, where that was done as well."""
+
+    info: TensorInfo
+    tensor: Representation
+    zeros: int
+    error: float
+    digest: str
+    seconds: tuple[float, ...]  # of each step
+    encoded: EncodedTensor | None = None
 
 
 @dataclass(frozen=True)
@@ -199,35 +214,46 @@ def _apply(
 def _process(model: Model, planned: list[_Planned], recipe: Recipe, threads: int) -> Iterator[_Result]:
     """All tensors, encoded, in the model's order."""
 
-    def work(info: TensorInfo, values: NDArray[Any]) -> _Result:
+    def work(info: TensorInfo, values: NDArray[Any]) -> _Stepped:
         return _compress(info, values, planned, recipe)
 
     if threads == 1:
         for info in model.tensors:
-            yield work(info, model.read(info.name))
+            yield _finished(work(info, model.read(info.name)), recipe.encoding, map)
         return
     largest = max((info.nbytes for info in model.tensors), default=0)
-    waiting: deque[tuple[int, Future[_Result]]] = deque()
+    waiting: deque[tuple[int, Future[_Stepped]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for info in model.tensors:
                 while waiting and (len(waiting) > threads or sum(size for size, _ in waiting) + info.nbytes > largest):
-                    yield waiting.popleft()[1].result()
+                    yield _finished(waiting.popleft()[1].result(), recipe.encoding, pool.map)
                 waiting.append((info.nbytes, pool.submit(work, info, model.read(info.name))))
             while waiting:
-                yield waiting.popleft()[1].result()
+                yield _finished(waiting.popleft()[1].result(), recipe.encoding, pool.map)
         finally:
             for _, future in waiting:
                 future.cancel()
 
 
-def _compress(info: TensorInfo, values: NDArray[Any], planned: list[_Planned], recipe: Recipe) -> _Result:
+def _compress(info: TensorInfo, values: NDArray[Any], planned: list[_Planned], recipe: Recipe) -> _Stepped:
     tensor, seconds = _apply(info.name, Dense(values, info.dtype), planned, recipe.seed)
     if isinstance(tensor, Dense) and info.is_float:
         tensor = _small(tensor, recipe.encoding)
-    encoded = encode_tensor(tensor, recipe.encoding.coder, recipe.encoding.level)
-    row = _Row(_layer(info, values, tensor, encoded), digest(tensor), seconds)
-    return _Result(info, tensor, encoded, row)
+    lossless = isinstance(tensor, Dense) and tensor.values.dtype == info.dtype
+    zeros, error = _compare(values.reshape(-1), tensor, lossless=lossless)
+    done = _Stepped(info, tensor, zeros, error, digest(tensor), seconds)
+    # The chunks of a larger tensor are encoded side by side, for which this thread would have to wait for others.
+    return replace(done, encoded=_encoded(tensor, recipe.encoding, map)) if info.size <= CHUNK else done
+
+
+def _encoded(tensor: Representation, encoding: Encoding, each: Each) -> EncodedTensor:
+    return encode_tensor(tensor, encoding.coder, encoding.level, each)
+
+
+def _finished(done: _Stepped, encoding: Encoding, each: Each) -> _Result:
+    encoded = done.encoded or _encoded(done.tensor, encoding, each)
+    return _Result(done.info, done.tensor, encoded, _Row(_layer(done, encoded), done.digest, done.seconds))
 
 
 def _small(tensor: Dense, encoding: Encoding) -> Dense:
@@ -246,20 +272,19 @@ def _small(tensor: Dense, encoding: Encoding) -> Dense:
     return tensor
 
 
-def _layer(info: TensorInfo, values: NDArray[Any], tensor: Representation, encoded: EncodedTensor) -> Layer:
-    lossless = isinstance(tensor, Dense) and tensor.values.dtype == info.dtype
-    zeros, error = _compare(values.reshape(-1), tensor, lossless=lossless)
+def _layer(done: _Stepped, encoded: EncodedTensor) -> Layer:
+    info = done.info
     return Layer(
         name=info.name,
         shape=info.shape,
         dtype=DTYPE_NAMES[info.dtype],
-        kind=tensor.kind,
+        kind=done.tensor.kind,
         coder=encoded.coder,
         tensor_bytes=info.nbytes,
         stored_bytes=len(encoded.data),
-        sparsity=zeros / max(1, info.size),
+        sparsity=done.zeros / max(1, info.size),
         bits_per_weight=8 * len(encoded.data) / max(1, info.size),
-        relative_error=error,
+        relative_error=done.error,
     )
 
 

@@ -24,12 +24,14 @@ class _Document(BaseModel):
 class Encoding(_Document):
     """How representations become bytes."""
 
-    coder: Literal["auto", "huffman", "gaps", "context", "raw"] = Field(
+    coder: Literal["auto", "huffman", "gaps", "rans", "context", "raw"] = Field(
         "auto",
         description="`auto` takes the smallest for each tensor; another coder is used wherever it can be",
     )
-    level: Literal["balanced", "max"] = Field(
-        "balanced", description="`max` also tries the context coder: some per cent smaller, 50 times slower to decode"
+    level: Literal["fast", "balanced", "max"] = Field(
+        "balanced",
+        description="`fast` decodes at the speed of Huffman codes; `balanced` also tries rANS; `max` also tries the "
+        "context coder: some per cent smaller, 50 times slower to decode",
     )
     small_tensors: Literal["exact", "float16"] = Field(
         "float16",

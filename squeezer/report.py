@@ -13,7 +13,7 @@ class Layer:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    kind: str  # its representation: dense, masked, shared, uniform
+    kind: str  # its representation: dense, masked, shared, uniform, trellis
     coder: str
     tensor_bytes: int
     stored_bytes: int

@@ -22,7 +22,10 @@ _RECIPES: tuple[object, ...] = (
     {"steps": [{"method": "uniform_quantize", "bits": 9}], "encoding": {"coder": "gaps"}},
     {"steps": [{"method": "uniform_quantize", "step": 1e-6}]},
     {"steps": [{"method": "uniform_quantize", "relative_step": 0.4, "rate_weight": 0.03, "error_feedback": True}]},
+    {"steps": [{"method": "uniform_quantize", "bits": 5, "rate_weight": 0.03, "trellis": True}]},
+    {"steps": [{"method": "uniform_quantize", "step": 1e-6, "error_feedback": True, "trellis": True}]},
     {"steps": [{"method": "uniform_quantize", "bits": 5}], "encoding": {"coder": "context"}},
+    {"steps": [{"method": "uniform_quantize", "relative_step": 1, "trellis": True}], "encoding": {"coder": "rans"}},
 )
 
 
@@ -30,7 +33,10 @@ def warm_up() -> None:
     """Compress and load a small model by each of a few recipes."""
     random = np.random.default_rng(0)
     weights = {f"w{i}": random.standard_normal((64, 64)).astype(dtype) for i, dtype in enumerate("efd")}
-    model = InMemoryModel(weights | {"kernels": random.standard_normal((8, 16, 3, 3)).astype("f")})
+    weights["kernels"] = random.standard_normal((8, 16, 3, 3)).astype("f")
+    # Rows of unlike scales, for which rANS has contexts.
+    weights["rows"] = (random.standard_normal((64, 256)) * np.exp(random.standard_normal((64, 1)))).astype("f")
+    model = InMemoryModel(weights)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "model.sqz"
         for recipe in _RECIPES:

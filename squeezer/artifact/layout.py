@@ -1,13 +1,17 @@
-"""Numbers and names that writer and reader share. `docs/format.md` is their description."""
+"""Numbers, names and the index, which writer and reader share. `docs/format.md` is their description."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
+from itertools import accumulate
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from squeezer.artifact.names import DICTIONARY, join_names, split_names
 from squeezer.codecs.base import ByteReader, ByteWriter, Category, CorruptStreamError
-from squeezer.model import DTYPES
+from squeezer.errors import Code, ModelError
+from squeezer.model import DTYPE_NAMES, DTYPES
 from squeezer.representations import REPRESENTATIONS
 
 if TYPE_CHECKING:
@@ -15,9 +19,10 @@ if TYPE_CHECKING:
 
 #: The first three bytes of every file; the fourth is the format's version.
 MAGIC = b"SQZ"
-#: Format 0 may still change; format 1 will be decodable for ever.
-VERSION = 0
-#: At the end: the index's length and the checksum of magic, index and length, four bytes each.
+#: Whatever reads this format reads it for ever.
+VERSION = 1
+HEAD = MAGIC + bytes([VERSION])
+#: At the end: the index's length and the checksum of head, index and length, four bytes each.
 TRAILER_BYTES = 8
 CHECK_BYTES = 4
 
@@ -27,64 +32,196 @@ DTYPE_ORDER = tuple(DTYPES)
 KIND_ORDER = tuple(REPRESENTATIONS)
 
 MAX_DIMENSIONS = 64
+#: More than any machine can address; a product of dimensions below it fits into 64 bits.
 MAX_TENSOR_BYTES = 1 << 46
+MAX_ALIASES = 1 << 16
+#: Bytes of a part of the index when it is inflated.
+_MAX_INFLATED = 1 << 26
+#: zlib's window bits: no header and no checksum around the deflated data.
+_RAW_DEFLATE = -15
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What the index says of one tensor; `offset` follows from the lengths of those before it."""
+class Span:
+    """Where a payload lies, and the checksum of its bytes."""
+
+    offset: int
+    length: int
+    check: int
+
+
+@dataclass(frozen=True)
+class Entry(Span):
+    """What the index says of one tensor; `stored` is the type of its values, codebook or codes in the payload."""
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     kind: str
-    offset: int
-    length: int
-    check: int
+    stored: np.dtype[Any]
 
     @property
     def size(self) -> int:
         """The number of elements."""
         return prod(self.shape)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the decoded tensor."""
+        return self.size * self.dtype.itemsize
+
 
 @dataclass(frozen=True)
-class FileEntry:
+class FileEntry(Span):
     """What the index says of a file that came with the model."""
 
     path: str
     size: int
-    offset: int
-    length: int
-    check: int
 
 
-def write_name(out: ByteWriter, name: str, previous: str) -> None:
-    """Write a name as the number of bytes it shares with the one before it, and the rest."""
-    ours, theirs = encoded(name), encoded(previous)
-    shared = next(
-        (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
-    )
-    out.varint(shared, Category.NAMES)
-    out.varint(len(ours) - shared, Category.NAMES)
-    out.put(ours[shared:], Category.NAMES)
+@dataclass(frozen=True)
+class Section(Span):
+    """Something that a later version added; a file with `required` ones means something else without them."""
+
+    number: int
+    required: bool
 
 
-def read_name(data: ByteReader, previous: str) -> str:
-    """Read what `write_name` wrote.
+@dataclass
+class Index:
+    """Everything but the payloads. `aliases` are further names of tensors: (name, name of the tensor)."""
 
-    Raises:
-        CorruptStreamError: where it is no name.
-    """
-    theirs = encoded(previous)
-    shared = data.varint(Category.NAMES, limit=len(theirs))
-    rest = data.take(data.varint(Category.NAMES), Category.NAMES)
+    entries: list[Entry] = field(default_factory=list)
+    aliases: list[tuple[str, str]] = field(default_factory=list)
+    files: list[FileEntry] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
+
+    @property
+    def spans(self) -> list[Span]:
+        """All payloads in the order in which they lie in the file."""
+        return [*self.entries, *self.files, *self.sections]
+
+    def write(self, out: ByteWriter) -> None:
+        """Append the index.
+
+        Raises:
+            ModelError: where it has more than a reader accepts.
+        """
+        if len(self.aliases) > MAX_ALIASES:
+            raise ModelError(
+                Code.UNSUPPORTED_NAMES, f"the model has more than {MAX_ALIASES} tied names; give one model"
+            )
+        _put_deflated(out, self._table(), b"", Category.HEADER)
+        names = [entry.name for entry in self.entries] + [name for name, _ in self.aliases]
+        _put_deflated(out, join_names(names + [file.path for file in self.files]), DICTIONARY, Category.NAMES)
+        for span in self.spans:
+            out.put(span.check.to_bytes(CHECK_BYTES, "little"), Category.CHECKS)
+
+    def _table(self) -> bytes:
+        """All numbers, column by column: equal ones stand together, which deflation makes use of."""
+        table = ByteWriter()
+        for part in (self.entries, self.aliases, self.files, self.sections):
+            table.varint(len(part))
+        types = [_number(entry.dtype) | KIND_ORDER.index(entry.kind) << 4 for entry in self.entries]
+        table.put(bytes(types), Category.HEADER)
+        table.put(bytes(_number(entry.stored) for entry in self.entries), Category.HEADER)
+        positions = {entry.name: i for i, entry in enumerate(self.entries)}
+        columns = [
+            [len(entry.shape) for entry in self.entries],
+            [extent for entry in self.entries for extent in entry.shape],
+            [positions[target] for _, target in self.aliases],
+            [file.size for file in self.files],
+            [2 * section.number + section.required for section in self.sections],
+            [span.length for span in self.spans],
+        ]
+        for number in (number for column in columns for number in column):
+            table.varint(number)
+        return table.getvalue()
+
+    @classmethod
+    def read(cls, data: ByteReader, start: int, limit: int) -> Index:
+        """Read what `write` wrote.
+
+        Args:
+            data: the index and nothing else.
+            start: where the first payload begins.
+            limit: where the last one ends at most.
+
+        Raises:
+            CorruptStreamError: where it is no index, or payloads would lie outside.
+        """
+        table = ByteReader(_inflated(data, b"", Category.HEADER))
+        # Every payload has a check of four bytes; an alias takes none, and deflated hardly a bit.
+        most = [data.remaining // CHECK_BYTES, MAX_ALIASES, data.remaining, data.remaining]
+        tensors, aliases, files, sections = (table.varint(limit=limit) for limit in most)
+        names = split_names(_inflated(data, DICTIONARY, Category.NAMES), tensors + aliases + files)
+        heads = _read_heads(table, tensors)
+        targets = [table.varint(limit=tensors - 1) for _ in range(aliases)]
+        sizes = [table.varint() for _ in range(files)]
+        kinds = [table.varint() for _ in range(sections)]
+        lengths = [table.varint(limit=limit) for _ in range(tensors + files + sections)]
+        table.finish()
+        checks = [int.from_bytes(data.take(CHECK_BYTES, Category.CHECKS), "little") for _ in lengths]
+        data.finish()
+        # In the order of the file; each list below takes as many as it needs, for which they come last in the zip.
+        spans = zip(accumulate(lengths, initial=start), lengths, checks, strict=False)
+        return cls(
+            [
+                Entry(offset, length, check, name, shape, dtype, kind, stored)
+                for (shape, dtype, kind, stored), name, (offset, length, check) in zip(
+                    heads, names, spans, strict=False
+                )
+            ],
+            [(name, names[target]) for target, name in zip(targets, names[tensors:], strict=False)],
+            [
+                FileEntry(offset, length, check, path, size)
+                for size, path, (offset, length, check) in zip(sizes, names[tensors + aliases :], spans, strict=False)
+            ],
+            [
+                Section(offset, length, check, kind >> 1, bool(kind & 1))
+                for kind, (offset, length, check) in zip(kinds, spans, strict=False)
+            ],
+        )
+
+
+_Head = tuple[tuple[int, ...], "np.dtype[Any]", str, "np.dtype[Any]"]
+
+
+def _read_heads(table: ByteReader, tensors: int) -> list[_Head]:
+    """Shape, type, representation and stored type of each tensor."""
+    types, stored = (bytes(table.take(tensors, Category.HEADER)) for _ in range(2))
+    if any(number >> 4 >= len(KIND_ORDER) for number in types) or any(number >= len(DTYPE_ORDER) for number in stored):
+        raise CorruptStreamError("a type that this version does not know")
+    dimensions = [table.varint(limit=MAX_DIMENSIONS) for _ in range(tensors)]
+    heads = []
+    for count, number, other in zip(dimensions, types, stored, strict=True):
+        shape = tuple(table.varint() for _ in range(count))
+        dtype = DTYPES[DTYPE_ORDER[number & 15]]
+        # Without zeros: numpy multiplies the others too.
+        if prod(extent for extent in shape if extent) * dtype.itemsize > MAX_TENSOR_BYTES:
+            raise CorruptStreamError(f"a tensor of shape {shape}, which is larger than any memory")
+        heads.append((shape, dtype, KIND_ORDER[number >> 4], DTYPES[DTYPE_ORDER[other]]))
+    return heads
+
+
+def _number(dtype: np.dtype[Any]) -> int:
+    return DTYPE_ORDER.index(DTYPE_NAMES[dtype])
+
+
+def _put_deflated(out: ByteWriter, data: bytes, dictionary: bytes, category: Category) -> None:
+    deflater = zlib.compressobj(9, zlib.DEFLATED, _RAW_DEFLATE, zdict=dictionary)
+    packed = deflater.compress(data) + deflater.flush()
+    out.varint(len(packed), category)
+    out.put(packed, category)
+
+
+def _inflated(data: ByteReader, dictionary: bytes, category: Category) -> bytes:
+    packed = data.take(data.varint(category), category)
+    inflater = zlib.decompressobj(_RAW_DEFLATE, zdict=dictionary)
     try:
-        return (theirs[:shared] + bytes(rest)).decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:
-        raise CorruptStreamError("a name that is not UTF-8") from None
-
-
-def encoded(name: str) -> bytes:
-    """A name as bytes. A Python string may hold lone surrogates, and a checkpoint's name is any string."""
-    return name.encode("utf-8", "surrogatepass")
+        content = inflater.decompress(packed, _MAX_INFLATED)
+    except zlib.error as error:
+        raise CorruptStreamError(str(error)) from None
+    if not inflater.eof or inflater.unused_data:
+        raise CorruptStreamError("deflated data that does not end where it should, or is too long")
+    return content

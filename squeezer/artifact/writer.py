@@ -9,43 +9,66 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from squeezer.artifact.layout import (
-    CHECK_BYTES,
-    DTYPE_ORDER,
-    KIND_ORDER,
-    MAGIC,
-    VERSION,
-    Entry,
-    FileEntry,
-    write_name,
-)
-from squeezer.artifact.tensor import write_tensor
+from squeezer.artifact.layout import CHECK_BYTES, HEAD, Entry, FileEntry, Index
+from squeezer.artifact.tensor import chunks_of, stored_dtype, write_chunk, write_head
 from squeezer.codecs import ByteWriter, Category
-from squeezer.model import DTYPE_NAMES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
+    import numpy as np
+
     from squeezer.representations import Representation
+
+    Each = Callable[[Callable[[Representation], "_Chunk"], Iterable[Representation]], Iterable["_Chunk"]]
+    _Chunk = tuple[bytes, str, Counter[str]]
 
 
 @dataclass(frozen=True)
 class EncodedTensor:
-    """A representation as bytes, and what they are for."""
+    """A representation as bytes, and what they are for.
+
+    `stored` is the element type of what is written; `coder` names the codecs of the weights, all that were chosen.
+    """
 
     data: bytes
     kind: str
+    stored: np.dtype[Any]
     coder: str
     tally: Counter[str]
 
 
-def encode_tensor(tensor: Representation, coder: str = "auto", level: str = "balanced") -> EncodedTensor:
-    """Encode one representation. Independent of any file, so that threads may do it."""
+def encode_tensor(
+    tensor: Representation, coder: str = "auto", level: str = "balanced", each: Each = map
+) -> EncodedTensor:
+    """Encode one representation. Independent of any file, so that threads may do it.
+
+    Args:
+        tensor: what to encode.
+        coder: `auto` or the name of a codec.
+        level: `fast`, `balanced` or `max`.
+        each: applies a function to every chunk; a pool's `map` does so side by side.
+    """
     out = ByteWriter()
-    name = write_tensor(out, tensor, coder, level)
-    return EncodedTensor(out.getvalue(), tensor.kind, name, out.tally)
+    write_head(out, tensor)
+    chunks = chunks_of(tensor)
+
+    def encode(chunk: Representation) -> _Chunk:
+        part = ByteWriter()
+        name = write_chunk(part, chunk, coder, level)
+        return part.getvalue(), name, part.tally
+
+    names: dict[str, None] = {}
+    for data, name, tally in each(encode, chunks):
+        if len(chunks) > 1:
+            out.varint(len(data))
+        out.parts.append(data)
+        out.tally.update(tally)
+        names[name] = None
+    return EncodedTensor(out.getvalue(), tensor.kind, stored_dtype(tensor), "+".join(names) or "raw", out.tally)
 
 
 class ArtifactWriter:
@@ -56,15 +79,13 @@ class ArtifactWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._entries: list[Entry] = []
-        self._aliases: list[tuple[str, str]] = []
-        self._files: list[FileEntry] = []
+        self._index = Index()
         self._tally: Counter[str] = Counter()
         # Opened here and renamed in __exit__: the class is the context manager.
         self._file = NamedTemporaryFile(  # noqa: SIM115 # see above
             dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
         )
-        self._put(MAGIC + bytes([VERSION]), Category.HEADER)
+        self._put(HEAD, Category.HEADER)
 
     def add(self, name: str, tensor: Representation, encoded: EncodedTensor) -> None:
         """Append a tensor that `encode_tensor` encoded."""
@@ -72,18 +93,19 @@ class ArtifactWriter:
         self._file.write(encoded.data)
         self._tally.update(encoded.tally)
         check = zlib.crc32(encoded.data)
-        self._entries.append(Entry(name, tensor.shape, tensor.dtype, encoded.kind, offset, len(encoded.data), check))
+        span = (offset, len(encoded.data), check)
+        self._index.entries.append(Entry(*span, name, tensor.shape, tensor.dtype, encoded.kind, encoded.stored))
 
     def add_alias(self, name: str, target: str) -> None:
         """Give a tensor that was added a further name."""
-        self._aliases.append((name, target))
+        self._index.aliases.append((name, target))
 
     def add_file(self, path: str, content: bytes) -> None:
         """Append a file that came with the model."""
         packed = zlib.compress(content, 9)
         offset = self._file.tell()
         self._put(packed, Category.FILES)
-        self._files.append(FileEntry(path, len(content), offset, len(packed), zlib.crc32(packed)))
+        self._index.files.append(FileEntry(offset, len(packed), zlib.crc32(packed), path, len(content)))
 
     @property
     def ledger(self) -> dict[str, int]:
@@ -95,45 +117,17 @@ class ArtifactWriter:
         self._tally[category] += len(data)
 
     def _finish(self) -> None:
-        index = self._index()
+        index = ByteWriter()
+        self._index.write(index)
         data = index.getvalue()
         length = len(data).to_bytes(4, "little")
-        check = zlib.crc32(MAGIC + bytes([VERSION]) + data + length)
+        check = zlib.crc32(HEAD + data + length)
         self._file.write(data + length + check.to_bytes(CHECK_BYTES, "little"))
         self._tally.update(index.tally)
         self._tally[Category.HEADER] += len(length)
         self._tally[Category.CHECKS] += CHECK_BYTES
         self._file.flush()
         os.fsync(self._file.fileno())
-
-    def _index(self) -> ByteWriter:
-        out = ByteWriter()
-        previous = ""
-        out.varint(len(self._entries))
-        for entry in self._entries:
-            write_name(out, entry.name, previous)
-            previous = entry.name
-            dtype = DTYPE_ORDER.index(DTYPE_NAMES[entry.dtype])
-            out.put(bytes([dtype | KIND_ORDER.index(entry.kind) << 4]), Category.HEADER)
-            out.varint(len(entry.shape))
-            for extent in entry.shape:
-                out.varint(extent)
-            out.varint(entry.length)
-            out.put(entry.check.to_bytes(CHECK_BYTES, "little"), Category.CHECKS)
-        positions = {entry.name: i for i, entry in enumerate(self._entries)}
-        out.varint(len(self._aliases))
-        for name, target in self._aliases:
-            write_name(out, name, previous)
-            previous = name
-            out.varint(positions[target])
-        out.varint(len(self._files))
-        for file in self._files:
-            write_name(out, file.path, previous)
-            previous = file.path
-            out.varint(file.size)
-            out.varint(file.length)
-            out.put(file.check.to_bytes(CHECK_BYTES, "little"), Category.CHECKS)
-        return out
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,6 @@
 """Bits: how arrays become bytes and come back. Numpy and numba only."""
 
-from squeezer.codecs.base import ByteReader, ByteWriter, Category, Codebook, CorruptStreamError, Itself, Meaning
+from squeezer.codecs.base import ByteReader, ByteWriter, Category, Codebook, CorruptStreamError, Itself, Level, Meaning
 from squeezer.codecs.registry import (
     ARRAY_CODECS,
     SYMBOL_CODECS,
@@ -19,6 +19,7 @@ __all__ = [
     "Codebook",
     "CorruptStreamError",
     "Itself",
+    "Level",
     "Meaning",
     "read_array",
     "read_integers",

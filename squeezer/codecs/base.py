@@ -27,6 +27,19 @@ class Category(StrEnum):
     FILES = "files"  # files that came with the model
 
 
+class Level(StrEnum):
+    """How much time may be spent for a smaller file; each level allows what the ones before it allow, and more."""
+
+    FAST = "fast"
+    BALANCED = "balanced"
+    MAX = "max"
+
+    def allows(self, other: Level) -> bool:
+        """Whether what needs the other level may be used at this one."""
+        levels = list(Level)
+        return levels.index(other) <= levels.index(self)
+
+
 class CorruptStreamError(ValueError):
     """Coded bytes that no encoder could have written."""
 
@@ -60,15 +73,20 @@ class ByteWriter:
 class ByteReader:
     """Takes sections off a buffer, never past its end, and tallies them by category."""
 
-    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+    def __init__(self, data: bytes | bytearray | memoryview, tally: Counter[str] | None = None) -> None:
         self._view = memoryview(data).cast("B")
         self._at = 0
-        self.tally: Counter[str] = Counter()
+        self.tally: Counter[str] = Counter() if tally is None else tally
 
     @property
     def remaining(self) -> int:
         """Bytes not yet taken."""
         return len(self._view) - self._at
+
+    @property
+    def ahead(self) -> memoryview:
+        """All bytes not yet taken, for those who do not know yet how many they need; they stay so."""
+        return self._view[self._at :]
 
     def take(self, count: int, category: Category) -> memoryview:
         """The next `count` bytes.
@@ -82,6 +100,21 @@ class ByteReader:
         self._at += count
         self.tally[category] += count
         return section
+
+    def rest(self, category: Category) -> memoryview:
+        """All bytes not yet taken: what ends a record needs no length."""
+        return self.take(self.remaining, category)
+
+    def part(self, count: int, tally: Counter[str] | None = None) -> ByteReader:
+        """A reader of the next `count` bytes, which tallies them in `tally`, or else here.
+
+        Raises:
+            CorruptStreamError: where fewer are left.
+        """
+        if count > self.remaining:
+            raise CorruptStreamError(f"{count} bytes are announced where {self.remaining} are left")
+        self._at += count
+        return ByteReader(self._view[self._at - count : self._at], self.tally if tally is None else tally)
 
     def byte(self, category: Category = Category.HEADER) -> int:
         """The next byte."""
@@ -145,8 +178,8 @@ class ArrayCodec(Protocol):
     number: ClassVar[int]
     name: ClassVar[str]
 
-    def plan(self, array: NDArray[Any]) -> Plan:
-        """Analyse a C-contiguous one-dimensional array."""
+    def plan(self, array: NDArray[Any], level: Level) -> Plan:
+        """Analyse a C-contiguous one-dimensional array of at least one element."""
         ...
 
     def read(self, data: ByteReader, out: NDArray[Any]) -> None:
@@ -163,9 +196,14 @@ class SymbolCodec(Protocol):
 
     number: ClassVar[int]
     name: ClassVar[str]
+    #: How many integers there may be from the lowest to the highest.
+    widest: ClassVar[int]
 
-    def plan(self, integers: NDArray[Any], counted: Histogram) -> Plan:
-        """Analyse a C-contiguous one-dimensional array of at least one integer, and its histogram."""
+    def plan(self, integers: NDArray[Any], counted: Histogram, *, trellis: bool = False) -> Plan:
+        """Analyse a C-contiguous one-dimensional array of at least one integer, and its histogram.
+
+        `trellis` says that these are codes of a trellis, of which a codec may make use.
+        """
         ...
 
     def read(self, data: ByteReader, out: NDArray[Any], meaning: Meaning) -> None:

@@ -6,7 +6,8 @@ of bins (highest bit first, a context for each node), whichever is smaller.
 
 Contexts are the neighbours, and the averages of magnitude along the scan and down the column. The length of rows is one
 of the parameters in the stream; it is found by correlation, so that the codec need not be told the tensor's shape.
-DeepCABAC's contexts are the two previous integers alone, and it does not mix.
+DeepCABAC's contexts are the two previous integers alone, and it does not mix. For the codes of a trellis, which of the
+two quantisers holds may be a context as well, as in Haase et al. 2020.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from squeezer.codecs import context_kernels as kernels
 from squeezer.codecs.base import ByteReader, ByteWriter, Category, CorruptStreamError, Meaning, varint, zigzag
+from squeezer.codecs.trellis import NEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,6 +61,7 @@ class Parameters:
         window: the row's average covers about 2^window integers; 2 to 5.
         fast: the fast estimator covers about 2^fast bins, the slow one 8 times more; 4 to 8.
         columns: integers in a row; 0 where columns are not followed.
+        quantiser: whether the trellis' quantiser is a context too.
     """
 
     low: int
@@ -70,6 +73,7 @@ class Parameters:
     window: int = 3
     fast: int = 6
     columns: int = 0
+    quantiser: bool = False
 
     @property
     def depth(self) -> int:
@@ -79,7 +83,7 @@ class Parameters:
     @property
     def rows(self) -> int:
         """How many contexts there are."""
-        classes = kernels.CLASSES if self.by_class else 1
+        classes = (kernels.CLASSES if self.by_class else 1) * (1 + self.quantiser)
         return kernels.VALUES + classes * (2 << self.depth if self.tree else kernels.MAX_BITS)
 
     def _learner(self) -> tuple[Any, ...]:
@@ -89,9 +93,15 @@ class Parameters:
         weights = np.full((kernels.MIXERS, 2), kernels.UNIT // 2, np.int64)
         return model, weights, self.fast, self.fast + _SLOWER
 
+    def _following(self) -> NDArray[np.int64]:
+        """The trellis' next state by state and parity of `integer - low`."""
+        states = NEXT.astype(np.int64)[:, :: -1 if self.low % 2 else 1]
+        return np.ascontiguousarray(states if self.quantiser else np.zeros_like(states))
+
     def numbers(self) -> bytes:
         """The parameters as they are written."""
         flags = self.tree | self.by_class << 1 | (self.window - _WINDOWS.start) << 2 | (self.fast - _FAST.start) << 4
+        flags |= self.quantiser << 7
         unsigned = (self.count - 1, self.centre - self.low, self.split, self.columns)
         return bytes([flags]) + varint(zigzag(self.low)) + b"".join(map(varint, unsigned))
 
@@ -104,7 +114,7 @@ class Parameters:
         """
         flags = data.byte()
         tree, by_class = bool(flags & 1), bool(flags & 2)
-        window, fast = (flags >> 2 & 3) + _WINDOWS.start, (flags >> 4) + _FAST.start
+        window, fast = (flags >> 2 & 3) + _WINDOWS.start, (flags >> 4 & 7) + _FAST.start
         low = data.signed()
         count = data.varint(limit=MAX_TREE - 1 if tree else 2**32 - 1) + 1
         centre = low + data.varint(limit=count - 1)
@@ -112,7 +122,7 @@ class Parameters:
         columns = data.varint(limit=MAX_COLUMNS)
         if fast not in _FAST or abs(low) > 2**32 or (tree and by_class and count > _MAX_CLASSED_TREE):
             raise CorruptStreamError("a parameter out of its range")
-        return cls(low, count, centre, split, tree, by_class, window, fast, columns)
+        return cls(low, count, centre, split, tree, by_class, window, fast, columns, bool(flags >> 7))
 
     @property
     def index_dtype(self) -> np.dtype[Any]:
@@ -124,9 +134,9 @@ class Parameters:
         kind = self.index_dtype
         # Modulo 2^16 or 2^32, which the differences are below.
         indices = integers.astype(kind) - kind.type(self.low % (int(np.iinfo(kind).max) + 1))
-        words, low, span = kernels.encode(  # type: ignore[call-arg] # numba's dispatcher declares no arguments
+        words, low, span = kernels.encode(
             indices, self.centre - self.low, self.split, self.depth, self.by_class, self.window,
-            *self._learner(), np.zeros((self.columns, 2), np.int64),
+            *self._learner(), np.zeros((self.columns, 2), np.int64), self._following(),
         )  # fmt: skip
         return _terminated(words, int(low), int(span))
 
@@ -139,9 +149,10 @@ class Parameters:
         padded = np.zeros((len(stream) + 3) // 4 * 4, np.uint8)
         padded[: len(stream)] = memoryview(stream)
         indices = np.empty(size, self.index_dtype)
-        used = kernels.decode(  # type: ignore[call-arg] # numba's dispatcher declares no arguments
+        used = kernels.decode(
             padded.view(">u4").astype(np.uint32), self.count, self.centre - self.low, self.split, self.depth,
-            self.by_class, self.window, *self._learner(), np.zeros((self.columns, 2), np.int64), indices,
+            self.by_class, self.window, *self._learner(), np.zeros((self.columns, 2), np.int64), self._following(),
+            indices,
         )  # fmt: skip
         if used < 0:
             raise CorruptStreamError("an integer outside its alphabet")
@@ -156,15 +167,11 @@ class _ContextPlan:
     stream: bytes
 
     @property
-    def _numbers(self) -> bytes:
-        return self.parameters.numbers() + varint(len(self.stream))
-
-    @property
     def size(self) -> int:
-        return len(self._numbers) + len(self.stream)
+        return len(self.parameters.numbers()) + len(self.stream)
 
     def write(self, out: ByteWriter) -> None:
-        out.put(self._numbers, Category.HEADER)
+        out.put(self.parameters.numbers(), Category.HEADER)
         out.put(self.stream, Category.VALUES)
 
 
@@ -173,10 +180,11 @@ class Context:
 
     number: ClassVar[int] = 4
     name: ClassVar[str] = "context"
+    widest: ClassVar[int] = 1 << 32
 
-    def plan(self, integers: NDArray[Any], counted: Histogram | None) -> _ContextPlan:
+    def plan(self, integers: NDArray[Any], counted: Histogram | None, *, trellis: bool = False) -> _ContextPlan:
         """Choose the parameters by trial, and code. Without a histogram any range up to 2^32 will do."""
-        parameters = _chosen(integers, counted)
+        parameters = _chosen(integers, counted, trellis=trellis)
         return _ContextPlan(parameters, parameters.encode(integers))
 
     def read(self, data: ByteReader, out: NDArray[Any], meaning: Meaning) -> None:
@@ -185,7 +193,7 @@ class Context:
         # A row longer than the array has no second one, and takes memory.
         if parameters.columns > out.size:
             raise CorruptStreamError("rows longer than the array")
-        stream = data.take(data.varint(), Category.VALUES)
+        stream = data.rest(Category.VALUES)
         narrow = parameters.count <= MAX_TREE
         if narrow:
             values = meaning.of_range(parameters.low, parameters.count)
@@ -201,7 +209,7 @@ class Context:
             out[start : start + _PIECE] = meant
 
 
-def _chosen(integers: NDArray[Any], counted: Histogram | None) -> Parameters:
+def _chosen(integers: NDArray[Any], counted: Histogram | None, *, trellis: bool) -> Parameters:
     """The best parameters for a sample, one after the other."""
     if counted is None:
         low, high = int(integers.min()), int(integers.max())
@@ -210,7 +218,7 @@ def _chosen(integers: NDArray[Any], counted: Histogram | None) -> Parameters:
     else:
         centre = int(counted.counts.argmax())
         first = Parameters(counted.low, counted.alphabet, counted.low + centre, centre)
-    start = (integers.size - _SAMPLE) // 2 if integers.size > _SAMPLE else 0
+    start = (integers.size - _SAMPLE) // 2 // kernels.BLOCK * kernels.BLOCK if integers.size > _SAMPLE else 0
     trials = _Trials(integers[start : start + _SAMPLE])
     best = trials.best(first, replace(first, split=(first.count - 1) // 2))
     lengths = _row_lengths(integers, first.centre)
@@ -219,6 +227,8 @@ def _chosen(integers: NDArray[Any], counted: Histogram | None) -> Parameters:
         trees = [False, True] if best.count <= _MAX_CLASSED_TREE else [False]
         best = trials.best(best, *(replace(best, tree=True, by_class=by_class) for by_class in trees))
     best = trials.best(best, replace(best, by_class=False))
+    if trellis:
+        best = trials.best(best, replace(best, quantiser=True))
     best = trials.best(*(replace(best, fast=fast) for fast in _FAST))
     return trials.best(*(replace(best, window=window) for window in _WINDOWS))
 

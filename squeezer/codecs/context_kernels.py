@@ -16,12 +16,15 @@ functions are inlined early, since compiled code would otherwise count reference
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from squeezer.compiled import kernel
 
 #: Estimates are fractions of this.
 ONE = 1 << 22
 #: What a bin without a context is coded with; of 2^16.
 HALF = 1 << 15
+#: The trellis begins anew at every element whose number is a multiple of this (`squeezer.codecs.trellis.BLOCK`).
+BLOCK = 1024
 #: Classes of average magnitude.
 CLASSES = 16
 #: Magnitudes above are alike to the contexts.
@@ -31,9 +34,10 @@ MAX_BITS = 33
 #: Bits after a level's first that have contexts.
 MODELLED_BITS = 5
 
-# Rows of the model. Contexts are averages (along the row, down the column), or the neighbours themselves.
+# Rows of the model. Contexts are averages (along the row, down the column) with the trellis' quantiser, or the
+# neighbours themselves.
 _BY_AVERAGES = 0
-_BY_NEIGHBOURS = _BY_AVERAGES + CLASSES * CLASSES
+_BY_NEIGHBOURS = _BY_AVERAGES + 2 * CLASSES * CLASSES
 _SIGN_BEFORE = _BY_NEIGHBOURS + 125
 _SIGN_ABOVE = _SIGN_BEFORE + 27
 _LENGTH_BY_NEIGHBOURS = _SIGN_ABOVE + 9
@@ -71,7 +75,7 @@ def _class_of(value: int) -> int:
 CLASS_TABLE = np.array([_class_of(value) for value in range(512)], np.int64)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _learn(model, fast, slow, context, bit):  # type: ignore[no-untyped-def] # compiled by numba
     """Move both estimates of a context towards a bin."""
     quick = np.int64(model[context, 0])
@@ -90,13 +94,13 @@ def _learn(model, fast, slow, context, bit):  # type: ignore[no-untyped-def] # c
     model[context, 1] = steady
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _share(model, context):  # type: ignore[no-untyped-def] # compiled by numba
     """The probability of a 1 in a context, in units of 2^-16."""
     return (np.int64(model[context, 0]) + np.int64(model[context, 1])) >> 7
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _mix(model, weights, mixer, one, two):  # type: ignore[no-untyped-def] # compiled by numba
     """The probability that two contexts give together, and the logarithm of odds of each."""
     first = STRETCH[_share(model, one) >> 4]
@@ -105,7 +109,7 @@ def _mix(model, weights, mixer, one, two):  # type: ignore[no-untyped-def] # com
     return SQUASH[min(max(odds, -LIMIT), LIMIT) + LIMIT], first, second
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _learn_mix(model, weights, fast, slow, mixer, one, two, mixed, bit):  # type: ignore[no-untyped-def] # compiled by numba
     """Move the weights down the gradient of the code length, then both contexts."""
     share, first, second = mixed
@@ -116,7 +120,7 @@ def _learn_mix(model, weights, fast, slow, mixer, one, two, mixed, bit):  # type
     _learn(model, fast, slow, two, bit)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _narrow(coder, words, bit, share):  # type: ignore[no-untyped-def] # compiled by numba
     """Encode a bin of which a 1 has probability `share` / 2^16, from 1 to 65535."""
     low, span, at = coder
@@ -144,7 +148,7 @@ def _narrow(coder, words, bit, share):  # type: ignore[no-untyped-def] # compile
     return low, span, at
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _split(coder, words, share):  # type: ignore[no-untyped-def] # compiled by numba
     """Decode a bin: (bit, coder). Past the end come zeros."""
     code, span, at = coder
@@ -165,28 +169,28 @@ def _split(coder, words, share):  # type: ignore[no-untyped-def] # compiled by n
     return bit, (code, span, at)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _put(coder, words, model, fast, slow, context, bit):  # type: ignore[no-untyped-def] # compiled by numba
     share = _share(model, context) | 1
     _learn(model, fast, slow, context, bit)
     return _narrow(coder, words, bit, share)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _get(coder, words, model, fast, slow, context):  # type: ignore[no-untyped-def] # compiled by numba
     bit, coder = _split(coder, words, _share(model, context) | 1)
     _learn(model, fast, slow, context, bit)
     return bit, coder
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _put_mixed(coder, words, model, weights, fast, slow, mixer, one, two, bit):  # type: ignore[no-untyped-def] # compiled by numba
     mixed = _mix(model, weights, mixer, one, two)
     _learn_mix(model, weights, fast, slow, mixer, one, two, mixed, bit)
     return _narrow(coder, words, bit, mixed[0])
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _get_mixed(coder, words, model, weights, fast, slow, mixer, one, two):  # type: ignore[no-untyped-def] # compiled by numba
     mixed = _mix(model, weights, mixer, one, two)
     bit, coder = _split(coder, words, mixed[0])
@@ -194,7 +198,7 @@ def _get_mixed(coder, words, model, weights, fast, slow, mixer, one, two):  # ty
     return bit, coder
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _put_size(coder, words, model, weights, fast, slow, base, near, size):  # type: ignore[no-untyped-def] # compiled by numba
     """The size of a level, at least 1: its length in bits less one (unary), then the bits after the first."""
     length = 0
@@ -213,7 +217,7 @@ def _put_size(coder, words, model, weights, fast, slow, base, near, size):  # ty
     return coder
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _get_size(coder, words, model, weights, fast, slow, base, near):  # type: ignore[no-untyped-def] # compiled by numba
     length = 0
     while length < MAX_BITS - 1:
@@ -232,12 +236,12 @@ def _get_size(coder, words, model, weights, fast, slow, base, near):  # type: ig
     return size, coder
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _sign(level):  # type: ignore[no-untyped-def] # compiled by numba
     return (level > 0) + 2 * (level < 0)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _contexts(columns, column, before, row):  # type: ignore[no-untyped-def] # compiled by numba
     """The classes of both averages, the integer above, and what the neighbours are as one number below 125.
 
@@ -254,7 +258,13 @@ def _contexts(columns, column, before, row):  # type: ignore[no-untyped-def] # c
     return across, down, above, near
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
+def _mean(across, down, quantiser, by_class):  # type: ignore[no-untyped-def] # compiled by numba
+    """Which contexts of the values hold: by quantiser, and by the mean of both classes where that counts."""
+    return quantiser * CLASSES + ((across + down) >> 1) if by_class else quantiser
+
+
+@kernel(inline="always")
 def _follow(columns, column, before, row, level, window):  # type: ignore[no-untyped-def] # compiled by numba
     """Take a level into the averages and the neighbours; returns the next column, the neighbours, the row's average."""
     magnitude = min(abs(level), MAX_MAGNITUDE) << 6
@@ -269,8 +279,8 @@ def _follow(columns, column, before, row, level, window):  # type: ignore[no-unt
     return column, (clipped, before[0], before[1]), row
 
 
-@njit(cache=True, nogil=True)
-def encode(indices, centre, split, depth, by_class, window, model, weights, fast, slow, columns):  # type: ignore[no-untyped-def] # compiled by numba
+@kernel()
+def encode(indices, centre, split, depth, by_class, window, model, weights, fast, slow, columns, following):  # type: ignore[no-untyped-def] # compiled by numba
     """Code indices of integers in their alphabet: the 32-bit words written, and the last interval's low end and width.
 
     Args:
@@ -282,11 +292,13 @@ def encode(indices, centre, split, depth, by_class, window, model, weights, fast
         window: the row's average covers about 2^window integers.
         model, weights, fast, slow: see the module.
         columns: int64, zeros, two for each column: average and last integer; or none.
+        following: int64, (8, 2): the trellis' next state after even and odd indices; or zeros, where it is no context.
     """
     words = np.empty(indices.size // 16 + 1024, np.uint32)
     coder = (np.uint64(0), np.uint64(0xFFFFFFFFFFFFFFFF), np.int64(0))
     row = np.int64(0)
     column = 0
+    state = np.int64(0)
     before = (np.int64(0), np.int64(0), np.int64(0))
     for i in range(indices.size):
         if coder[2] + 128 > words.size:
@@ -297,7 +309,10 @@ def encode(indices, centre, split, depth, by_class, window, model, weights, fast
         across, down, above, near = _contexts(columns, column, before, row)
         index = np.int64(indices[i])
         other = index != centre
-        averages = _BY_AVERAGES + across * CLASSES + down
+        if i % BLOCK == 0:
+            state = np.int64(0)
+        quantiser = state >> 1 & 1
+        averages = _BY_AVERAGES + (quantiser * CLASSES + across) * CLASSES + down
         coder = _put_mixed(
             coder, words, model, weights, fast, slow, _SIGNIFICANCE, averages, _BY_NEIGHBOURS + near, other
         )
@@ -309,7 +324,7 @@ def encode(indices, centre, split, depth, by_class, window, model, weights, fast
             behind = _SIGN_BEFORE + _sign(before[0]) * 9 + _sign(before[1]) * 3 + _sign(before[2])
             over = _SIGN_ABOVE + _sign(above) * 3 + _sign(before[0])
             coder = _put_mixed(coder, words, model, weights, fast, slow, _SIGN, behind, over, negative)
-            mean = (across + down) >> 1 if by_class else 0
+            mean = _mean(across, down, quantiser, by_class)
             if depth:
                 base = VALUES + ((2 * mean + negative) << depth)
                 node = 1
@@ -323,11 +338,12 @@ def encode(indices, centre, split, depth, by_class, window, model, weights, fast
                     coder, words, model, weights, fast, slow, VALUES + mean * MAX_BITS, neighbours, abs(level)
                 )
         column, before, row = _follow(columns, column, before, row, level, window)
+        state = following[state, index & 1]
     return words[: coder[2]], coder[0], coder[1]
 
 
-@njit(cache=True, nogil=True)
-def decode(words, count, centre, split, depth, by_class, window, model, weights, fast, slow, columns, out):  # type: ignore[no-untyped-def] # compiled by numba
+@kernel()
+def decode(words, count, centre, split, depth, by_class, window, model, weights, fast, slow, columns, following, out):  # type: ignore[no-untyped-def] # compiled by numba
     """Fill `out` (uint16 or uint32) with indices in an alphabet of `count` integers.
 
     Other arguments are as in `encode`. Terminates on any words, since no bin asks for more than there are.
@@ -343,10 +359,14 @@ def decode(words, count, centre, split, depth, by_class, window, model, weights,
     coder = (code, np.uint64(0xFFFFFFFFFFFFFFFF), np.int64(2))
     row = np.int64(0)
     column = 0
+    state = np.int64(0)
     before = (np.int64(0), np.int64(0), np.int64(0))
     for i in range(out.size):
         across, down, above, near = _contexts(columns, column, before, row)
-        averages = _BY_AVERAGES + across * CLASSES + down
+        if i % BLOCK == 0:
+            state = np.int64(0)
+        quantiser = state >> 1 & 1
+        averages = _BY_AVERAGES + (quantiser * CLASSES + across) * CLASSES + down
         other, coder = _get_mixed(
             coder, words, model, weights, fast, slow, _SIGNIFICANCE, averages, _BY_NEIGHBOURS + near
         )
@@ -356,7 +376,7 @@ def decode(words, count, centre, split, depth, by_class, window, model, weights,
             behind = _SIGN_BEFORE + _sign(before[0]) * 9 + _sign(before[1]) * 3 + _sign(before[2])
             over = _SIGN_ABOVE + _sign(above) * 3 + _sign(before[0])
             negative, coder = _get_mixed(coder, words, model, weights, fast, slow, _SIGN, behind, over)
-            mean = (across + down) >> 1 if by_class else 0
+            mean = _mean(across, down, quantiser, by_class)
             if depth:
                 base = VALUES + ((2 * mean + negative) << depth)
                 node = np.int64(1)
@@ -374,4 +394,5 @@ def decode(words, count, centre, split, depth, by_class, window, model, weights,
             index = rest + (1 if rest >= centre else 0)
         out[i] = index
         column, before, row = _follow(columns, column, before, row, level, window)
+        state = following[state, index & 1]
     return coder[2]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from squeezer.codecs.base import (
     ByteReader,
@@ -13,103 +14,104 @@ from squeezer.codecs.base import (
     CorruptStreamError,
     Histogram,
     Meaning,
+    as_bits,
     varint,
     zigzag,
 )
-from squeezer.codecs.huffman import LANES, MAX_ALPHABET, HuffmanCode, decode, encode, quarters
+from squeezer.codecs.huffman import MAX_ALPHABET, HuffmanCode, decode, encode, lane_bounds
+from squeezer.codecs.huffman_kernels import LANES
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 
 #: Streams of so many symbols have entry points, which then cost less than one in a thousand.
 LONG = 1 << 15
-#: Bytes of an entry point: how far it lies from the one before.
-ENTRY_BYTES = 5
 
 
 @dataclass(frozen=True)
 class Symbols:
-    """Integers, and the Huffman code made for them."""
+    """A plan: integers, and the Huffman code made for them. Gaps and their values are such plans as well."""
 
     integers: NDArray[Any]
     counted: Histogram
     code: HuffmanCode
+    category: Category = Category.VALUES
 
     @classmethod
-    def of(cls, integers: NDArray[Any], counted: Histogram) -> Symbols:
-        """The best code for these integers."""
-        return cls(integers, counted, HuffmanCode.from_counts(counted.counts))
-
-    @property
-    def bits(self) -> int:
-        """Length of the coded stream in bits."""
-        return self.code.bits(self.counted.counts)
-
-    @property
-    def code_size(self) -> int:
-        """Bytes that `write_code` appends."""
-        return len(varint(zigzag(self.counted.low)) + varint(self.counted.alphabet - 1)) + self.code.written_size
-
-    @property
-    def stream_size(self) -> int:
-        """Bytes that `write_stream` appends."""
-        coded = (self.bits + 7) // 8
-        return len(varint(coded)) + coded
-
-    def write_code(self, out: ByteWriter) -> None:
-        """Append the lowest integer, the size of the alphabet, and the table."""
-        out.signed(self.counted.low)
-        out.varint(self.counted.alphabet - 1)
-        self.code.write(out)
-
-    def encode(self, begins: list[int]) -> tuple[NDArray[np.uint8], list[int]]:
-        """The stream, and the positions in it of some symbols."""
-        return encode(self.code, self.integers, self.counted.low, self.bits, begins)
-
-
-def read_code(data: ByteReader) -> tuple[int, HuffmanCode]:
-    """The lowest integer of an alphabet, and its code."""
-    low = data.signed()
-    return low, HuffmanCode.read(data, data.varint(limit=MAX_ALPHABET - 1) + 1)
-
-
-def write_stream(out: ByteWriter, stream: NDArray[np.uint8], category: Category) -> None:
-    """Append a stream and its length."""
-    out.varint(stream.size)
-    out.put(stream, category)
-
-
-def write_entries(out: ByteWriter, positions: list[int]) -> None:
-    """Append rising positions, as distances."""
-    for before, position in pairwise([0, *positions]):
-        out.put((position - before).to_bytes(ENTRY_BYTES, "little"), Category.HEADER)
-
-
-def read_entries(data: ByteReader, count: int) -> list[int]:
-    """Read what `write_entries` wrote."""
-    return list(accumulate(int.from_bytes(data.take(ENTRY_BYTES, Category.HEADER), "little") for _ in range(count)))
-
-
-@dataclass(frozen=True)
-class _DensePlan:
-    symbols: Symbols
-
-    @property
-    def _begins(self) -> list[int]:
-        count = self.symbols.integers.size
-        return quarters(count) if count >= LONG else []
+    def of(cls, integers: NDArray[Any], counted: Histogram, category: Category = Category.VALUES) -> Symbols:
+        """The best code for these integers, whose stream is of that category."""
+        return cls(integers, counted, HuffmanCode.from_counts(counted.counts), category)
 
     @property
     def size(self) -> int:
-        return self.symbols.code_size + ENTRY_BYTES * len(self._begins) + self.symbols.stream_size
+        """How many bytes `write` appends."""
+        size = len(varint(zigzag(self.counted.low)) + varint(self.counted.alphabet - 1)) + self.code.table.size
+        return size + (LANES - 1) * self._entry_bytes + (self._bits + 7) // 8
+
+    @property
+    def _bits(self) -> int:
+        return self.code.bits(self.counted.counts)
+
+    @property
+    def _entry_bytes(self) -> int:
+        """Bytes of an entry point: the reader finds them from how many bytes there are, entry points and all."""
+        if self.code.is_constant or self.integers.size < LONG:
+            return 0
+        count = 1
+        while _position_bytes((self._bits + 7) // 8 + (LANES - 1) * count) > count:
+            count += 1
+        return count
 
     def write(self, out: ByteWriter) -> None:
-        self.symbols.write_code(out)
-        stream, lanes = self.symbols.encode(self._begins)
-        write_entries(out, lanes)
-        write_stream(out, stream, Category.VALUES)
+        """Append the alphabet, its code, and the stream."""
+        out.signed(self.counted.low)
+        out.varint(self.counted.alphabet - 1)
+        if self.code.is_constant:
+            return
+        self.code.write(out)
+        count, width = self.integers.size, self._entry_bytes
+        bounds = lane_bounds(count) if width else np.array([0, count])
+        stream, lanes = encode(self.code, self.integers, self.counted.low, self._bits, bounds)
+        out.put(b"".join(lane.to_bytes(width, "little") for lane in lanes[1:]), Category.HEADER)
+        out.put(stream, self.category)
+
+
+def _position_bytes(stream_bytes: int) -> int:
+    """Bytes that hold any position in so many."""
+    return ((8 * stream_bytes).bit_length() + 7) // 8
+
+
+def read_symbols(
+    data: ByteReader, out: NDArray[Any], meaning: Meaning, category: Category = Category.VALUES
+) -> tuple[int, int]:
+    """Fill `out` with what is meant by each integer that `Symbols.write` wrote, up to the end of the data.
+
+    Returns:
+        The lowest and the highest integer of the alphabet.
+
+    Raises:
+        CorruptStreamError: where the bytes are not what an encoder writes.
+    """
+    low, alphabet = data.signed(), data.varint(limit=MAX_ALPHABET - 1) + 1
+    values = meaning.of_range(low, alphabet)
+    code = HuffmanCode.read(data, alphabet)
+    if code.is_constant:
+        data.finish()
+        as_bits(out)[:] = as_bits(np.ascontiguousarray(values))
+    else:
+        lanes = _read_entries(data) if out.size >= LONG else [0]
+        stream = data.rest(category)
+        if max(lanes) > 8 * len(stream):
+            raise CorruptStreamError("an entry point past the end of its stream")
+        decode(code, stream, lanes, values, out)
+    return low, low + alphabet - 1
+
+
+def _read_entries(data: ByteReader) -> list[int]:
+    width = _position_bytes(data.remaining)
+    held = data.take((LANES - 1) * width, Category.HEADER)
+    return [0, *(int.from_bytes(held[lane * width : (lane + 1) * width], "little") for lane in range(LANES - 1))]
 
 
 class DenseHuffman:
@@ -117,16 +119,13 @@ class DenseHuffman:
 
     number: ClassVar[int] = 2
     name: ClassVar[str] = "huffman"
+    widest: ClassVar[int] = MAX_ALPHABET
 
-    def plan(self, integers: NDArray[Any], counted: Histogram) -> _DensePlan:
+    def plan(self, integers: NDArray[Any], counted: Histogram, *, trellis: bool = False) -> Symbols:
         """The best code."""
-        return _DensePlan(Symbols.of(integers, counted))
+        del trellis
+        return Symbols.of(integers, counted)
 
     def read(self, data: ByteReader, out: NDArray[Any], meaning: Meaning) -> None:
         """Fill `out` with what the integers mean."""
-        low, code = read_code(data)
-        lanes = read_entries(data, LANES - 1 if out.size >= LONG else 0)
-        stream = data.take(data.varint(), Category.VALUES)
-        if lanes and lanes[-1] > 8 * len(stream):
-            raise CorruptStreamError("an entry point past the end of its stream")
-        decode(code, stream, lanes, meaning.of_range(low, code.lengths.size), out)
+        read_symbols(data, out, meaning)

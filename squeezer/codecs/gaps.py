@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numba import njit
 
 from squeezer.codecs.base import (
     ByteReader,
@@ -24,53 +23,48 @@ from squeezer.codecs.base import (
     as_bits,
     varint,
 )
-from squeezer.codecs.bitstream import bits_at, bits_at_end, check_end, to_words
-from squeezer.codecs.dense import ENTRY_BYTES, LONG, Symbols, read_code, read_entries, write_entries, write_stream
-from squeezer.codecs.huffman import MAX_ALPHABET, MAX_LENGTH, MAX_PATTERN, Lookup
+from squeezer.codecs.dense import Symbols, read_symbols
+from squeezer.codecs.huffman import MAX_ALPHABET, HuffmanCode
+from squeezer.compiled import kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: Alphabets tried for the gaps: the best one depends on how sparse the array is.
-_ALPHABETS = tuple(1 << k for k in range(3, MAX_ALPHABET.bit_length()))
-#: Gaps below this are counted in a table, the few others one by one.
-_TABLE = 1 << 16
-#: Gaps between two loads of 64 bits.
-_ROUND = 4
-_ROUND_BITS = np.uint64(_ROUND * MAX_LENGTH)
-_1, _LOW_32 = np.uint64(1), np.uint64(0xFFFFFFFF)
+#: Skips that are tried: the best one depends on how sparse the array is.
+_SKIPS = tuple((1 << k) - 1 for k in range(3, MAX_ALPHABET.bit_length()))
+#: A skip is rare where there are so many gaps for one.
+_RARE = 4
+#: Elements that are set to zero at once, just before values are put among them: these are still in the first cache.
+_BLOCK = np.uint64(512)
+_GAP = Itself(np.dtype(np.uint16))
+_NO_SKIP = 1 << 16  # more than any gap symbol
+_1 = np.uint64(1)
 
 
 @dataclass(frozen=True)
 class _GapsPlan:
-    """Gap symbols and values; `half` values, gaps of `middle` symbols and `place` elements make the first lane."""
-
     gaps: Symbols
     values: Symbols
-    half: int
-    middle: int
-    place: int
 
     @property
-    def _long(self) -> bool:
-        return self.values.integers.size >= LONG
+    def _kept(self) -> int:
+        return self.values.integers.size
+
+    @property
+    def _skips(self) -> int:
+        return self.gaps.integers.size - self._kept
 
     @property
     def size(self) -> int:
-        streams = sum(part.code_size + part.stream_size for part in (self.gaps, self.values))
-        return len(varint(self.values.integers.size)) + streams + 3 * ENTRY_BYTES * self._long
+        head = varint(self._kept) + varint(self._skips) + varint(self.gaps.size)
+        return len(head) + self.gaps.size + self.values.size
 
     def write(self, out: ByteWriter) -> None:
-        out.varint(self.values.integers.size)
-        self.gaps.write_code(out)
-        self.values.write_code(out)
-        gap_stream, gap_position = self.gaps.encode([self.middle])
-        value_stream, value_position = self.values.encode([self.half])
-        if self._long:
-            for position in ([self.place], gap_position, value_position):
-                write_entries(out, position)
-        write_stream(out, gap_stream, Category.GAPS)
-        write_stream(out, value_stream, Category.VALUES)
+        out.varint(self._kept)
+        out.varint(self._skips)
+        out.varint(self.gaps.size)
+        self.gaps.write(out)
+        self.values.write(out)
 
 
 class _NothingPlan:
@@ -87,218 +81,120 @@ class Gaps:
 
     number: ClassVar[int] = 3
     name: ClassVar[str] = "gaps"
+    widest: ClassVar[int] = MAX_ALPHABET
 
-    def plan(self, integers: NDArray[Any], counted: Histogram) -> _GapsPlan | _NothingPlan:
-        """Find the gaps, and the alphabet for them that takes fewest bits."""
+    def plan(self, integers: NDArray[Any], counted: Histogram, *, trellis: bool = False) -> _GapsPlan | _NothingPlan:
+        """Find the gaps, and the skip with which they take fewest bits."""
+        del trellis
         zeros = int(counted.counts[-counted.low]) if 0 <= -counted.low < counted.alphabet else 0
         kept = integers.size - zeros
         if kept == 0:
             return _NothingPlan()
-        distances = np.empty(kept, np.uint32)
-        values = np.empty(kept, integers.dtype)
-        half = kept // 2
-        place = int(_split(integers, distances, values, half))
-        gaps, middle = _gap_symbols(distances, half)
-        return _GapsPlan(gaps, Symbols.of(values, _without_zero(counted)), half, middle, place)
+        # One more than there are: what comes after the last value is written as well, and not used.
+        gaps, values = np.empty(kept + 1, np.int64), np.empty(kept + 1, integers.dtype)
+        _split(integers, gaps, values)
+        return _GapsPlan(_gap_symbols(gaps[:-1]), Symbols.of(values[:-1], _without_zero(counted)))
 
     def read(self, data: ByteReader, out: NDArray[Any], meaning: Meaning) -> None:
         """Fill `out` with what the integers mean; most of it with what zero means."""
-        if out.dtype.itemsize > MAX_PATTERN:
-            integers = np.empty(out.size, np.int32)
-            self.read(data, integers, Itself(integers.dtype))
-            out[:] = meaning.of(integers)
-            return
-        bits = as_bits(out)
-        bits[:] = as_bits(meaning.of_range(0, 1))[0]
+        bits, zero = as_bits(out), as_bits(np.ascontiguousarray(meaning.of_range(0, 1)))[0]
         kept = data.varint(limit=out.size)
         if kept == 0:
+            data.finish()
+            bits[:] = zero
             return
-        gap_low, gap_code = read_code(data)
-        low, code = read_code(data)
-        if gap_low < 0 or not 1 <= gap_low + gap_code.lengths.size - 1 < MAX_ALPHABET:
-            raise CorruptStreamError("gaps outside their alphabet")
-        lanes = [read_entries(data, 1)[0] for _ in range(3)] if kept >= LONG else [0, 0, 0]
-        gap_stream = data.take(data.varint(), Category.GAPS)
-        stream = data.take(data.varint(), Category.VALUES)
-        half = kept // 2 if kept >= LONG else 0
-        # Where there is no second entry point, the first lane is empty.
-        starts, counts = np.array([[0, 0, 0], lanes], np.int64), np.array([half, kept - half], np.int64)
-        if lanes[0] > out.size or lanes[1] > 8 * len(gap_stream) or lanes[2] > 8 * len(stream):
-            raise CorruptStreamError("an entry point past the end of its stream")
-        symbols = np.arange(gap_low, gap_low + gap_code.lengths.size).astype(np.uint16)
-        gap, value = (
-            Lookup.of(gap_code, symbols),
-            Lookup.of(code, np.ascontiguousarray(meaning.of_range(low, code.lengths.size))),
-        )
-        ends = np.zeros((2, 3), np.int64)
-        inside = _scatter(
-            to_words(gap_stream), 8 * len(gap_stream), gap.width, gap.pairs, gap.lengths, symbols[-1],
-            to_words(stream), 8 * len(stream), value.width, value.pairs, value.lengths, bits, starts, counts, ends,
-        )  # fmt: skip
-        if not inside:
-            raise CorruptStreamError("a weight beyond the end of its tensor")
-        if not np.array_equal(ends[0], starts[1]):
-            raise CorruptStreamError("a part of a stream that does not end where the next one begins")
-        check_end(int(ends[1, 1]), len(gap_stream))
-        check_end(int(ends[1, 2]), len(stream))
+        skips = data.varint(limit=out.size - kept)
+        gaps, values = np.empty(kept + skips, np.uint16), np.empty(kept, out.dtype)
+        _, skip = read_symbols(data.part(data.varint()), gaps, _GAP, Category.GAPS)
+        read_symbols(data, values, meaning)
+        if not _scatter(gaps, skip if skips else _NO_SKIP, as_bits(values), zero, bits):
+            raise CorruptStreamError("gaps that do not fit their tensor or their values")
 
 
 def _without_zero(counted: Histogram) -> Histogram:
     counts = counted.counts.copy()
     if 0 <= -counted.low < counted.alphabet:
         counts[-counted.low] = 0
+    return _trimmed(counts, counted.low)
+
+
+def _trimmed(counts: NDArray[np.int64], low: int) -> Histogram:
     used = np.flatnonzero(counts)
-    return Histogram(counted.low + int(used[0]), counts[used[0] : used[-1] + 1])
+    return Histogram(low + int(used[0]), counts[used[0] : used[-1] + 1])
 
 
-def _gap_symbols(distances: NDArray[np.uint32], half: int) -> tuple[Symbols, int]:
-    """The gaps as symbols, and how many of these make the first `half` gaps."""
-    table = np.zeros(_TABLE, np.int64)
-    large = np.empty(distances.size, np.uint32) if int(distances.max()) >= _TABLE else np.empty(0, np.uint32)
-    found = _count_gaps(distances, table, large)
-    gaps = np.concatenate([np.flatnonzero(table), large[:found].astype(np.int64)])
-    counts = np.concatenate([table[table > 0], np.ones(found, np.int64)])
-    folded = min((_folded(gaps, counts, alphabet) for alphabet in _ALPHABETS), key=_estimated_bits)
-    skip = folded.size - 1
-    symbols = np.empty(int(folded.sum()), np.uint16)
-    middle = int(_emit(distances, skip, symbols, half))
-    low = int(np.flatnonzero(folded)[0])
-    # The skip symbol ends the alphabet even where it does not occur, since the reader finds it there.
-    return Symbols.of(symbols, Histogram(low, folded[low:])), middle
+def _gap_symbols(gaps: NDArray[np.int64]) -> Symbols:
+    """The gaps as symbols. Where the last one of the alphabet is the skip, it occurs."""
+    counts = np.bincount(gaps)
+    used = np.flatnonzero(counts)
+    # One more than the longest gap is a skip that does not occur.
+    skips = [skip for skip in _SKIPS if skip < counts.size] + [counts.size] * (counts.size < MAX_ALPHABET)
+    folds = [_folded(used, counts[used], skip) for skip in skips]
+    # Many skips are slow to decode, and short in few cases.
+    folds = [folded for folded in folds if _RARE * folded[-1] <= gaps.size] or folds
+    candidates = [_trimmed(folded, 0) for folded in folds]
+    codes = [HuffmanCode.from_counts(counted.counts) for counted in candidates]
+    bits = [code.bits(counted.counts) + 8 * code.table.size for code, counted in zip(codes, candidates, strict=True)]
+    best = int(np.argmin(bits))
+    symbols = np.empty(int(folds[best].sum()), np.uint16)
+    _emit(gaps, folds[best].size - 1, symbols)
+    return Symbols(symbols, candidates[best], codes[best], Category.GAPS)
 
 
-def _folded(gaps: NDArray[np.int64], counts: NDArray[np.int64], alphabet: int) -> NDArray[np.int64]:
-    """How often each symbol occurs where gaps of `alphabet - 1` and more are split."""
-    skip = alphabet - 1
-    folded = np.zeros(alphabet, np.int64)
-    np.add.at(folded, gaps % skip, counts)
-    folded[skip] = int((gaps // skip * counts).sum())
+@kernel()
+def _split(integers, gaps, values):  # type: ignore[no-untyped-def] # compiled by numba
+    """Gaps and values of what is not zero."""
+    at, after = np.uint64(0), np.uint64(0)
+    for i in range(np.uint64(integers.size)):
+        # Always stored, and kept where it is not zero: a branch here would often be guessed wrong.
+        gaps[at] = i - after
+        values[at] = integers[i]
+        kept = integers[i] != 0
+        at += np.uint64(kept)
+        after = i + np.uint64(1) if kept else after
+
+
+@kernel()
+def _folded(gaps, counts, skip):  # type: ignore[no-untyped-def] # compiled by numba
+    """How often each symbol occurs, the last of which is the skip."""
+    folded = np.zeros(skip + 1, np.int64)
+    for i in range(gaps.size):
+        folded[gaps[i] % skip] += counts[i]
+        folded[skip] += gaps[i] // skip * counts[i]
     return folded
 
 
-def _estimated_bits(folded: NDArray[np.int64]) -> float:
-    used = folded[folded > 0]
-    table = 4.0 * np.flatnonzero(folded).size + 8.0 * np.count_nonzero(np.diff(np.flatnonzero(folded)) > 1)
-    return float(-(used * np.log2(used / used.sum())).sum()) + table
-
-
-@njit(cache=True, nogil=True)
-def _split(integers, distances, values, half):  # type: ignore[no-untyped-def] # compiled by numba
-    """Gaps and values of what is not zero; returns the place after the first `half` of them."""
+@kernel()
+def _emit(gaps, skip, symbols):  # type: ignore[no-untyped-def] # compiled by numba
     at = 0
-    last = -1
-    place = 0
-    for i in range(integers.size):
-        if integers[i] != 0:
-            distances[at] = i - last - 1
-            values[at] = integers[i]
-            last = i
-            at += 1
-            if at == half:
-                place = i + 1
-    return place
-
-
-@njit(cache=True, nogil=True)
-def _count_gaps(distances, table, large):  # type: ignore[no-untyped-def] # compiled by numba
-    found = 0
-    for gap in distances:
-        if gap < table.size:
-            table[gap] += 1
-        else:
-            large[found] = gap
-            found += 1
-    return found
-
-
-@njit(cache=True, nogil=True)
-def _emit(distances, skip, symbols, half):  # type: ignore[no-untyped-def] # compiled by numba
-    """Gaps as symbols; returns how many symbols the first `half` gaps are."""
-    at = 0
-    middle = 0
-    for i in range(distances.size):
-        rest = np.int64(distances[i])
+    for gap in gaps:
+        rest = gap
         while rest >= skip:
             symbols[at] = skip
             at += 1
             rest -= skip
         symbols[at] = rest
         at += 1
-        if i + 1 == half:
-            middle = at
-    return middle
 
 
-@njit(cache=True, nogil=True)
-def _scatter(  # type: ignore[no-untyped-def] # compiled by numba
-    gap_words, gap_bits, gap_width, gap_pairs, gap_lengths, skip,
-    words, bits, width, pairs, lengths, out, starts, counts, ends,
-):  # fmt: skip
-    """Put both lanes' values at their places. False where a place is outside.
-
-    A lane starts at (place, position in the gaps, position in the values), and has so many values; `ends` receives
-    the same of where it ended. The first lane may write up to where the second one starts.
-    """
-    gap_mask, mask = np.uint64((1 << gap_width) - 1), np.uint64((1 << width) - 1)
-    gap_limit, limit, skip = np.uint64(gap_bits), np.uint64(bits), np.uint64(skip)
-    place_a, gap_a, at_a = np.uint64(starts[0, 0]), np.uint64(starts[0, 1]), np.uint64(starts[0, 2])
-    place_b, gap_b, at_b = np.uint64(starts[1, 0]), np.uint64(starts[1, 1]), np.uint64(starts[1, 2])
-    end_a, end_b = place_b, np.uint64(out.size)
-    left_a, left_b = np.int64(counts[0]), np.int64(counts[1])
-    while left_a >= _ROUND and left_b >= _ROUND:
-        if max(gap_a, gap_b) + _ROUND_BITS > gap_limit or max(at_a, at_b) + _ROUND_BITS > limit:
-            break
-        gaps_a, gaps_b = bits_at(gap_words, gap_a), bits_at(gap_words, gap_b)
-        window_a, window_b = bits_at(words, at_a), bits_at(words, at_b)
-        for _ in range(_ROUND):
-            gaps_a, gap_a, symbol_a = _gap(gaps_a, gap_a, gap_mask, gap_pairs, gap_lengths)
-            gaps_b, gap_b, symbol_b = _gap(gaps_b, gap_b, gap_mask, gap_pairs, gap_lengths)
-            place_a, place_b = place_a + symbol_a, place_b + symbol_b
-            if place_a >= end_a or place_b >= end_b:
-                return False
-            if symbol_a != skip:
-                window_a, at_a = _put(window_a, at_a, mask, pairs, lengths, out, place_a)
-                place_a += _1
-                left_a -= 1
-            if symbol_b != skip:
-                window_b, at_b = _put(window_b, at_b, mask, pairs, lengths, out, place_b)
-                place_b += _1
-                left_b -= 1
-    ends[0], ends[1] = (place_a, gap_a, at_a), (place_b, gap_b, at_b)
-    gap_code, code = (gap_words, gap_mask, gap_pairs, gap_lengths), (words, mask, pairs, lengths)
-    first = _scatter_rest(gap_code, skip, code, out, end_a, left_a, ends[0])
-    return first and _scatter_rest(gap_code, skip, code, out, end_b, left_b, ends[1])
-
-
-@njit(cache=True, nogil=True)
-def _scatter_rest(gap_code, skip, code, out, end, left, state):  # type: ignore[no-untyped-def] # compiled by numba
-    """Put the last values of a lane one by one; `state` is where it stands, before and after."""
-    gap_words, gap_mask, gap_pairs, gap_lengths = gap_code
-    words, mask, pairs, lengths = code
-    place, gap, at = np.uint64(state[0]), np.uint64(state[1]), np.uint64(state[2])
-    while left > 0:
-        _, gap, symbol = _gap(bits_at_end(gap_words, gap), gap, gap_mask, gap_pairs, gap_lengths)
-        place += symbol
-        if place >= end:
-            return False
-        if symbol != skip:
-            _, at = _put(bits_at_end(words, at), at, mask, pairs, lengths, out, place)
-            place += _1
-            left -= 1
-    state[0], state[1], state[2] = place, gap, at
-    return True
-
-
-@njit(cache=True, nogil=True)
-def _gap(window, position, mask, pairs, lengths):  # type: ignore[no-untyped-def] # compiled by numba
-    slot = window & mask
-    length = np.uint64(lengths[slot])
-    return window >> length, position + length, pairs[slot] & _LOW_32
-
-
-@njit(cache=True, nogil=True)
-def _put(window, position, mask, pairs, lengths, out, place):  # type: ignore[no-untyped-def] # compiled by numba
-    slot = window & mask
-    length = np.uint64(lengths[slot])
-    out[place] = pairs[slot] & _LOW_32
-    return window >> length, position + length
+@kernel()
+def _scatter(gaps, skip, values, zero, out):  # type: ignore[no-untyped-def] # compiled by numba
+    """Put the values at their places, and zero at all others. False where they do not all find one."""
+    size, symbols, count, skip = np.uint64(out.size), np.uint64(gaps.size), np.uint64(values.size), np.uint64(skip)
+    place, end, symbol, value = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
+    while end < size:
+        begin, end = end, min(end + _BLOCK, size)
+        out[begin:end] = zero
+        while symbol < symbols:
+            gap = np.uint64(gaps[symbol])
+            if place + gap >= end:
+                break
+            place += gap
+            symbol += _1
+            if gap != skip:
+                if value == count:
+                    return False
+                out[place] = values[value]
+                place += _1
+                value += _1
+    return symbol == symbols and value == count

@@ -12,6 +12,8 @@ from squeezer.codecs.base import ByteReader, ByteWriter, Category, as_bits
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from squeezer.codecs.base import Level
+
 
 @dataclass(frozen=True)
 class _RawPlan:
@@ -31,8 +33,9 @@ class Raw:
     number: ClassVar[int] = 0
     name: ClassVar[str] = "raw"
 
-    def plan(self, array: NDArray[Any]) -> _RawPlan:
+    def plan(self, array: NDArray[Any], level: Level) -> _RawPlan:
         """Every array can be written."""
+        del level
         return _RawPlan(array)
 
     def read(self, data: ByteReader, out: NDArray[Any]) -> None:

@@ -12,7 +12,9 @@ from squeezer.codecs.base import (
     ByteWriter,
     Category,
     CorruptStreamError,
+    Histogram,
     Itself,
+    Level,
     Meaning,
     Plan,
     SymbolCodec,
@@ -21,71 +23,101 @@ from squeezer.codecs.context import Context
 from squeezer.codecs.dense import DenseHuffman
 from squeezer.codecs.gaps import Gaps
 from squeezer.codecs.planes import Planes
+from squeezer.codecs.rans import Rans
 from squeezer.codecs.raw import Raw
 from squeezer.codecs.symbols import histogram
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
-#: The registration: a new codec is a new file and one entry here.
-_ARRAY: tuple[ArrayCodec, ...] = (Raw(), Planes())
-_SYMBOL: tuple[SymbolCodec, ...] = (DenseHuffman(), Gaps(), Context())
+#: The registration: a new codec is a new file and one entry here, with the first level at which `auto` tries it.
+_SYMBOL: tuple[tuple[SymbolCodec, Level], ...] = (
+    (DenseHuffman(), Level.FAST),
+    (Gaps(), Level.FAST),
+    (Rans(), Level.BALANCED),
+    (Context(), Level.MAX),
+)
 #: By the numbers that stand for them in a file.
+SYMBOL_CODECS: dict[int, SymbolCodec] = {codec.number: codec for codec, _ in _SYMBOL}
+
+
+def _symbol_plans(
+    integers: NDArray[Any], counted: Histogram, level: Level, *, trellis: bool = False
+) -> Iterator[tuple[SymbolCodec, Plan]]:
+    """What `auto` compares."""
+    zeros = counted.counts[-counted.low] if 0 <= -counted.low < counted.alphabet else 0
+    for codec, first in _SYMBOL:
+        # Where zeros are rare, gaps cannot win, and looking for them would double the time.
+        hopeless = codec.name == Gaps.name and 2 * zeros <= integers.size
+        if level.allows(first) and not hopeless and counted.alphabet <= codec.widest:
+            yield codec, codec.plan(integers, counted, trellis=trellis)
+
+
+_ARRAY: tuple[ArrayCodec, ...] = (Raw(), Planes(_symbol_plans, SYMBOL_CODECS))
 ARRAY_CODECS: dict[int, ArrayCodec] = {codec.number: codec for codec in _ARRAY}
-SYMBOL_CODECS: dict[int, SymbolCodec] = {codec.number: codec for codec in _SYMBOL}
 
 
-def write_array(out: ByteWriter, array: NDArray[Any], coder: str = "auto") -> str:
-    """Append any array bit for bit, preceded by its codec's number; returns the codec's name.
+def write_array(out: ByteWriter, array: NDArray[Any], coder: str = "auto", level: str = "balanced") -> str:
+    """Append any array of at least one element bit for bit, preceded by its codec's number; returns the codec's name.
 
     `coder` is `auto` or the name of a codec, which is taken where it can write the array.
     """
     flat = np.ascontiguousarray(array).reshape(-1)
-    return _write_best(out, _array_plans(flat), coder)
+    return _write_best(out, _array_plans(flat, Level(level)), coder)
 
 
-def write_integers(out: ByteWriter, array: NDArray[Any], coder: str = "auto", level: str = "balanced") -> str:
-    """Append integers (or booleans), preceded by their codec's number; returns the codec's name.
+def write_integers(
+    out: ByteWriter, array: NDArray[Any], coder: str = "auto", level: str = "balanced", *, trellis: bool = False
+) -> str:
+    """Append at least one integer (or boolean), preceded by their codec's number; returns the codec's name.
 
-    At level `max`, `auto` also tries the context coder, which is the smallest and by far the slowest.
+    Args:
+        out: where to.
+        array: the integers.
+        coder: `auto`, or the name of a codec, which is taken where it can write them.
+        level: which codecs `auto` tries: see `Level`.
+        trellis: whether these are codes of a trellis, which some codecs can make use of.
     """
     flat = np.ascontiguousarray(array).reshape(-1)
     if flat.dtype.kind == "b":
         flat = flat.view(np.uint8)
-    counted = histogram(flat) if flat.size else None
+    counted = histogram(flat)
     if counted is None:
-        return _write_best(out, _array_plans(flat), coder)
-    zeros = counted.counts[-counted.low] if 0 <= -counted.low < counted.alphabet else 0
-    plans: list[tuple[int, str, Plan]] = []
-    for number, codec in SYMBOL_CODECS.items():
-        worthwhile = {
-            # Where zeros are rare, gaps cannot win, and looking for them would double the time.
-            Gaps.name: 2 * zeros > flat.size,
-            # Its plan is as slow as coding.
-            Context.name: level == "max" and coder == "auto",
-        }
-        if coder == codec.name or worthwhile.get(codec.name, True):
-            plans.append((number, codec.name, codec.plan(flat, counted)))
+        return _write_best(out, _array_plans(flat, Level(level)), coder)
+    named = [codec for codec in SYMBOL_CODECS.values() if codec.name == coder and counted.alphabet <= codec.widest]
+    if named:
+        plans = [(codec, codec.plan(flat, counted, trellis=trellis)) for codec in named]
+    else:
+        plans = list(_symbol_plans(flat, counted, Level(level), trellis=trellis))
+    if counted.alphabet > DenseHuffman.widest:
+        return _write_best(out, [*plans, *_array_plans(flat, Level(level))], coder)
     raw = ARRAY_CODECS[Raw.number]
-    return _write_best(out, [*plans, (raw.number, raw.name, raw.plan(flat))], coder)
+    return _write_best(out, [*plans, (raw, raw.plan(flat, Level(level)))], coder)
 
 
-def read_array(data: ByteReader, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Read `count` numbers of that type.
+def read_array(data: ByteReader, out: NDArray[Any]) -> None:
+    """Fill `out`, one-dimensional and of at least one element, with what `write_array` wrote.
 
     Raises:
-        CorruptStreamError: where the bytes are not what `write_array` writes.
+        CorruptStreamError: where the bytes are not what it writes.
     """
     codec = ARRAY_CODECS.get(data.byte())
     if codec is None:
         raise CorruptStreamError("a codec that this version does not know")
-    out = np.empty(count, dtype)
     codec.read(data, out)
-    return out
+    _check_booleans(out)
 
 
-def read_integers(data: ByteReader, count: int, dtype: np.dtype[Any], meaning: Meaning | None = None) -> NDArray[Any]:
-    """Read `count` integers of that type; with a meaning, the values that they stand for.
+def read_integers(data: ByteReader, out: NDArray[Any], dtype: np.dtype[Any], meaning: Meaning | None = None) -> None:
+    """Fill `out`, one-dimensional and of at least one element, with integers that `write_integers` wrote.
+
+    Args:
+        data: where from.
+        out: of the integers' type; with a meaning, of its type.
+        dtype: the integers' type.
+        meaning: where given, `out` receives the values that the integers stand for.
 
     Raises:
         CorruptStreamError: where the bytes are not what `write_integers` writes.
@@ -93,24 +125,29 @@ def read_integers(data: ByteReader, count: int, dtype: np.dtype[Any], meaning: M
     meaning = meaning or Itself(dtype)
     number = data.byte()
     if number in ARRAY_CODECS:
-        integers = np.empty(count, dtype)
+        integers = np.empty(out.size, dtype)
         ARRAY_CODECS[number].read(data, integers)
-        return meaning.of(integers)
+        _check_booleans(integers)
+        out[:] = meaning.of(integers)
+        return
     if number not in SYMBOL_CODECS:
         raise CorruptStreamError("a codec that this version does not know")
-    out = np.empty(count, meaning.dtype)
     SYMBOL_CODECS[number].read(data, out, meaning)
-    return out
 
 
-def _array_plans(flat: NDArray[Any]) -> list[tuple[int, str, Plan]]:
-    codecs = ARRAY_CODECS.values() if flat.size else [ARRAY_CODECS[Raw.number]]
-    return [(codec.number, codec.name, codec.plan(flat)) for codec in codecs]
+def _check_booleans(array: NDArray[Any]) -> None:
+    # Whoever computes with another byte gets what no C compiler promises.
+    if array.dtype.kind == "b" and array.view(np.uint8).max(initial=0) > 1:
+        raise CorruptStreamError("a boolean that is neither 0 nor 1")
 
 
-def _write_best(out: ByteWriter, plans: list[tuple[int, str, Plan]], coder: str) -> str:
-    wanted = [plan for plan in plans if plan[1] == coder] or plans
-    number, name, plan = min(wanted, key=lambda item: item[2].size)
-    out.put(bytes([number]), Category.HEADER)
+def _array_plans(flat: NDArray[Any], level: Level) -> list[tuple[ArrayCodec, Plan]]:
+    return [(codec, codec.plan(flat, level)) for codec in ARRAY_CODECS.values()]
+
+
+def _write_best(out: ByteWriter, plans: list[tuple[Any, Plan]], coder: str) -> str:
+    wanted = [plan for plan in plans if plan[0].name == coder] or plans
+    codec, plan = min(wanted, key=lambda item: item[1].size)
+    out.put(bytes([codec.number]), Category.HEADER)
     plan.write(out)
-    return name
+    return str(codec.name)

@@ -5,36 +5,39 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 
 from squeezer.codecs.base import Histogram
-from squeezer.codecs.huffman import MAX_ALPHABET
+from squeezer.compiled import kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+#: Wider ranges are not counted.
+WIDEST = 1 << 15
+#: Neighbours are counted apart: equal ones, which are common, would wait for each other's store.
+_APART = 8
+_1, _7, _8 = np.uint64(1), np.uint64(7), np.uint64(8)
+
 
 def histogram(integers: NDArray[Any]) -> Histogram | None:
-    """Count integers (at least one); None where their range is wider than the largest alphabet."""
+    """Count integers (at least one); None where their range is wider than `WIDEST`."""
     low, high = int(integers.min()), int(integers.max())
-    if high - low >= MAX_ALPHABET:
+    if high - low >= WIDEST:
         return None
-    counts = np.zeros(high - low + 1, np.int64)
+    counts = np.zeros((_APART, high - low + 1), np.int64)
     _count(integers, low, counts)
-    return Histogram(low, counts)
+    return Histogram(low, counts.sum(axis=0))
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _count(integers, low, counts):  # type: ignore[no-untyped-def] # compiled by numba
-    # Four sets of counters: equal neighbours, which are common, would otherwise wait for each other's store.
-    others = np.zeros((3, counts.size), np.int64)
-    whole = integers.size // 4 * 4
-    for i in range(0, whole, 4):
-        counts[integers[i] - low] += 1
-        others[0, integers[i + 1] - low] += 1
-        others[1, integers[i + 2] - low] += 1
-        others[2, integers[i + 3] - low] += 1
-    for i in range(whole, integers.size):
-        counts[integers[i] - low] += 1
-    for i in range(counts.size):
-        counts[i] += others[0, i] + others[1, i] + others[2, i]
+    """Count the integers, less `low`; each row of `counts` receives every eighth of them."""
+    low, size = np.uint64(low), np.uint64(integers.size)
+    at = np.uint64(0)
+    while at < size & ~_7:
+        for row in range(_8):
+            counts[row, np.uint64(integers[at + row]) - low] += 1
+        at += _8
+    while at < size:
+        counts[0, np.uint64(integers[at]) - low] += 1
+        at += _1

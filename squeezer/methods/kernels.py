@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from numba import njit
 
+from squeezer.compiled import kernel
 from squeezer.errors import Code, ModelError
 from squeezer.representations import Masked
 
@@ -43,7 +43,8 @@ def spread(kept: NDArray[_T], mask: NDArray[np.bool_]) -> NDArray[_T]:
     # one element more, so that the loop may read ahead without a branch
     padded = np.zeros(kept.size + 1, unsigned)
     padded[:-1] = kept.view(unsigned)
-    return _spread(padded, mask.view(np.uint8)).view(kept.dtype)
+    everything: NDArray[_T] = _spread(padded, mask.view(np.uint8)).view(kept.dtype)
+    return everything
 
 
 def non_finite(name: str, count: int) -> ModelError:
@@ -70,7 +71,7 @@ def finite_range(name: str, weights: NDArray[np.float32]) -> tuple[float, float]
     return low, high
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def compact(values: NDArray[np.float32], mask: NDArray[np.uint8], count: int) -> NDArray[np.float32]:
     """The `count` values whose mask is 1, in order."""
     out = np.empty(count + 1, np.float32)  # one more: a pruned value is written too, and overwritten by the next
@@ -81,7 +82,7 @@ def compact(values: NDArray[np.float32], mask: NDArray[np.uint8], count: int) ->
     return out[:count]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _spread(padded: NDArray[np.unsignedinteger], mask: NDArray[np.uint8]) -> NDArray[np.unsignedinteger]:
     out = np.empty(mask.size, padded.dtype)
     at = 0

@@ -8,10 +8,11 @@ from squeezer.representations.base import Record, Representation, Role, digest
 from squeezer.representations.dense import Dense
 from squeezer.representations.masked import Masked
 from squeezer.representations.shared import Shared
+from squeezer.representations.trellis import Trellis
 from squeezer.representations.uniform import Uniform
 
 #: Every representation by its name. A new one is a new file and one entry here.
-REPRESENTATIONS: dict[str, type[Representation]] = {cls.kind: cls for cls in (Dense, Masked, Shared, Uniform)}
+REPRESENTATIONS: dict[str, type[Representation]] = {cls.kind: cls for cls in (Dense, Masked, Shared, Uniform, Trellis)}
 
 __all__ = [
     "REPRESENTATIONS",
@@ -21,6 +22,7 @@ __all__ = [
     "Representation",
     "Role",
     "Shared",
+    "Trellis",
     "Uniform",
     "digest",
 ]

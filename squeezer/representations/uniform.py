@@ -29,7 +29,9 @@ class Uniform:
 
     def decode(self) -> NDArray[Any]:
         """The products, taken in float32 and cast to `dtype`."""
-        return (self.codes.astype(np.float32) * self.step).astype(self.dtype, copy=False)
+        # The product of a scalar tensor would be no array.
+        weights = np.asarray(self.codes.astype(np.float32) * self.step)
+        return weights.astype(self.dtype, copy=False)
 
     def piece(self, start: int, stop: int) -> Self:
         """The representation of some elements of the flattened tensor."""

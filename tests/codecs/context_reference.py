@@ -73,6 +73,7 @@ class Walker:
     window: int
     fast: int
     columns: int
+    quantiser: bool = False
     estimates: dict[tuple[object, ...], Estimate] = field(default_factory=dict)
     weights: dict[object, list[int]] = field(default_factory=dict)
 
@@ -103,7 +104,10 @@ class Walker:
         levels: list[int] = []
         row = 0
         averages = [0] * self.columns
+        trellis: list[int] = []
         for i in range(size):
+            trellis = [0, 0, 0] if i % 1024 == 0 else trellis
+            q = trellis[-2] if self.quantiser else 0
             a, b, c = ([0, 0, 0, *levels])[-1:-4:-1]
             across = down = average_class(row)
             above = c
@@ -111,12 +115,12 @@ class Walker:
                 down = average_class(averages[i % self.columns])
                 above = levels[i - self.columns] if i >= self.columns else 0
             near = (clip(a), clip(b), clip(above))
-            other = self._mixed(ask(i, "other", None), "other", (("averages", across, down), ("near", *near)))
+            other = self._mixed(ask(i, "other", None), "other", (("averages", q, across, down), ("near", *near)))
             level = 0
             if other:
                 before, over = ("before", sign(a), sign(b), sign(c)), ("over", sign(above), sign(a))
                 negative = self._mixed(ask(i, "negative", None), "negative", (before, over))
-                mean = (across + down) // 2 if self.by_class else 0
+                mean = (q, (across + down) // 2 if self.by_class else 0)
                 code = self._tree if self.tree else self._length
                 magnitude = code(lambda what, where, i=i: ask(i, what, where), mean, negative, near)
                 level = -magnitude if negative else magnitude
@@ -125,20 +129,21 @@ class Walker:
                 raise ValueError("an integer outside its alphabet")
             found.append(self.low + (rest + (rest >= self.centre) if other else self.centre))
             levels.append(level)
+            trellis.append((found[-1] + sum(trellis[-3:])) % 2)
             magnitude = 64 * min(abs(level), 1024)
             row += (magnitude - row) // (1 << self.window)
             if self.columns:
                 averages[i % self.columns] += (magnitude - averages[i % self.columns]) // 8
         return found
 
-    def _tree(self, ask: Callable[[str, object], Bins], mean: int, negative: int, near: object) -> int:
+    def _tree(self, ask: Callable[[str, object], Bins], mean: object, negative: int, near: object) -> int:
         largest = max(self.split, self.count - 1 - self.split)
         node = ""
         for _ in range(max(1, (largest - 1).bit_length()) if largest else 1):
             node += str(self._single(ask("tree", node), ("tree", mean, negative, node)))
         return int(node, 2) + 1
 
-    def _length(self, ask: Callable[[str, object], Bins], mean: int, negative: int, near: tuple[int, ...]) -> int:
+    def _length(self, ask: Callable[[str, object], Bins], mean: object, negative: int, near: tuple[int, ...]) -> int:
         length = 0
         while length < 32:
             keys = ("longer", mean, length), ("longer near", near[:2], length)

@@ -14,12 +14,13 @@ from squeezer.codecs.context import Context, Parameters
 from squeezer.codecs.symbols import histogram
 from squeezer.representations.base import entropy_bits
 from tests.codecs import context_reference as reference
+from tests.codecs.trellis_codes import trellis_codes
 
 DTYPES = st.sampled_from([np.uint8, np.int8, np.uint16, np.int16, np.int32])
 
 
-def coded(integers: np.ndarray, counted: Histogram | None = None) -> bytes:
-    plan = Context().plan(integers, counted or histogram(integers))
+def coded(integers: np.ndarray, counted: Histogram | None = None, *, trellis: bool = False) -> bytes:
+    plan = Context().plan(integers, counted or histogram(integers), trellis=trellis)
     out = ByteWriter()
     plan.write(out)
     assert plan.size == len(out.getvalue()) == sum(out.tally.values())
@@ -36,7 +37,9 @@ def decoded(data: bytes, count: int, dtype: object) -> np.ndarray:
 
 def walker(parameters: Parameters) -> reference.Walker:
     p = parameters
-    return reference.Walker(p.low, p.count, p.centre - p.low, p.split, p.tree, p.by_class, p.window, p.fast, p.columns)
+    return reference.Walker(
+        p.low, p.count, p.centre - p.low, p.split, p.tree, p.by_class, p.window, p.fast, p.columns, p.quantiser
+    )
 
 
 @st.composite
@@ -59,15 +62,23 @@ def test_integers_come_back(integers: np.ndarray) -> None:
     assert np.array_equal(decoded(coded(integers), integers.size, integers.dtype), integers)
 
 
-@settings(max_examples=60, deadline=None)
-@given(arrays(400), st.booleans(), st.booleans(), st.integers(2, 5), st.integers(4, 8), st.integers(0, 50), st.data())
+@settings(max_examples=40, deadline=None)
+@given(
+    arrays(1500), st.tuples(*[st.booleans()] * 3), st.integers(2, 5), st.integers(4, 8), st.integers(0, 50), st.data()
+)
 def test_the_slow_coder_agrees(
-    integers: np.ndarray, tree: bool, by_class: bool, window: int, fast: int, columns: int, data: st.DataObject
+    integers: np.ndarray,
+    flags: tuple[bool, bool, bool],
+    window: int,
+    fast: int,
+    columns: int,
+    data: st.DataObject,
 ) -> None:
+    tree, by_class, quantiser = flags
     low, count = int(integers.min()), int(integers.max()) - int(integers.min()) + 1
     centre, split = (data.draw(st.integers(0, count - 1)) for _ in range(2))
     tree = tree and count <= 4096
-    chosen = Parameters(low, count, low + centre, split, tree, by_class, window, fast, columns)
+    chosen = Parameters(low, count, low + centre, split, tree, by_class, window, fast, columns, quantiser)
     stream = chosen.encode(integers)
     assert reference.encode(walker(chosen), integers.tolist()) == stream
     assert reference.decode(walker(chosen), integers.size, stream) == integers.tolist()
@@ -140,6 +151,19 @@ def test_the_length_of_rows_is_found() -> None:
     columns = Context().plan(integers, histogram(integers)).parameters.columns
     assert columns > 0
     assert columns % 28 == 0
+
+
+def test_the_quantiser_is_a_context_where_it_says_something() -> None:
+    codes = trellis_codes(20_000)
+    data = coded(codes, trellis=True)
+    assert data[0] >> 7
+    assert np.array_equal(decoded(data, codes.size, np.int8), codes)
+    assert len(data) < 0.95 * len(coded(codes))
+    chosen = Context().plan(codes[:3000], histogram(codes[:3000]), trellis=True).parameters
+    assert chosen.quantiser
+    assert reference.encode(walker(chosen), codes[:3000].tolist()) == chosen.encode(codes[:3000])
+    # Where it says nothing, it is none.
+    assert not coded(np.random.default_rng(5).integers(-3, 4, 20_000).astype(np.int8), trellis=True)[0] >> 7
 
 
 def test_a_codebook_turns_integers_into_what_they_stand_for() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from squeezer.codecs.trellis import NEXT
 from squeezer.representations import (
     REPRESENTATIONS,
     Dense,
@@ -15,6 +16,7 @@ from squeezer.representations import (
     Representation,
     Role,
     Shared,
+    Trellis,
     Uniform,
     digest,
 )
@@ -32,6 +34,7 @@ def examples() -> list[Representation]:
         Masked(weights, mask),
         Shared(np.float32([-1, 2]), np.where(mask, 1 + (weights > 0), 0).astype(np.uint8), True, F32),
         Uniform(np.float32(0.25), np.round(weights * 4).astype(np.int8), F32),
+        Trellis(np.float32(0.25), np.round(weights * 2).astype(np.int8), F32),
     ]
 
 
@@ -55,9 +58,40 @@ def test_long_look_ups_are_the_same_as_short_ones() -> None:
 
 
 @pytest.mark.parametrize("tensor", examples(), ids=lambda tensor: tensor.kind)
+def test_a_scalar_is_an_array(tensor: Representation) -> None:
+    arrays = {
+        name: getattr(tensor, name).reshape(-1)[0:1].reshape(())
+        for name in ("values", "mask", "codes")
+        if hasattr(tensor, name)
+    }
+    decoded = dataclasses.replace(tensor, **arrays).decode()
+    assert isinstance(decoded, np.ndarray)
+    assert decoded.shape == ()
+    assert decoded.flags.writeable
+
+
+@pytest.mark.parametrize("tensor", examples(), ids=lambda tensor: tensor.kind)
 def test_pieces_make_the_whole(tensor: Representation) -> None:
-    pieces = [tensor.piece(start, start + 300).decode() for start in range(0, 2000, 300)]
+    pieces = [tensor.piece(start, start + 1024).decode() for start in range(0, 2000, 1024)]
     assert np.array_equal(np.concatenate(pieces), tensor.decode().reshape(-1))
+
+
+def test_a_piece_of_a_trellis_begins_where_the_machine_does() -> None:
+    tensor = Trellis(np.float32(1), np.ones(3000, np.int8), F32)
+    assert tensor.piece(2048, 3000).decode().tolist() == tensor.decode()[2048:].tolist()
+    with pytest.raises(ValueError, match="2000, which is no multiple of 1024"):
+        tensor.piece(2000, 3000)
+
+
+def test_the_cost_of_a_trellis_knows_the_quantiser() -> None:
+    random = np.random.default_rng(0)
+    codes, state = np.zeros(1000, np.int8), 0
+    for n in range(codes.size):
+        codes[n] = random.integers(4, 8) if state >> 1 & 1 else random.integers(0, 2)
+        state = int(NEXT[state, codes[n] & 1])
+    # One bit for a code of Q0, two for one of Q1, and about as many of either; three bits for not knowing which.
+    assert Trellis(np.float32(1), codes, F32).cost_bits() == pytest.approx(32 + 1500, rel=0.05)
+    assert entropy_bits(codes) > 2400
 
 
 @pytest.mark.parametrize("tensor", examples(), ids=lambda tensor: tensor.kind)
@@ -99,6 +133,8 @@ def test_entropy_is_shannons(symbols: list[int]) -> None:
 
 def test_cost_counts_every_record() -> None:
     for tensor in examples():
+        if isinstance(tensor, Trellis):
+            continue  # it costs less: see above
         roles = {record.role: record.array for record in tensor.records()}
         floats = sum(8 * roles[role].nbytes for role in (Role.VALUES, Role.CODEBOOK) if role in roles)
         integers = sum(entropy_bits(roles[role].view(np.uint8)) for role in (Role.CODES, Role.MASK) if role in roles)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numba import njit
+
+from squeezer.compiled import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -108,7 +109,7 @@ def keep_mask(weights: NDArray[np.float32], cut: Cut) -> NDArray[np.bool_]:
     return mask.view(np.bool_)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _high_histogram(bits: NDArray[np.int32]) -> NDArray[np.int64]:
     counts = np.zeros(_HIGH, np.int64)
     for i in range(bits.size):
@@ -116,7 +117,7 @@ def _high_histogram(bits: NDArray[np.int32]) -> NDArray[np.int64]:
     return counts
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _low_histogram(bits: NDArray[np.int32], where: int) -> NDArray[np.int64]:
     counts = np.zeros(_LOW, np.int64)
     for i in range(bits.size):
@@ -126,7 +127,7 @@ def _low_histogram(bits: NDArray[np.int32], where: int) -> NDArray[np.int64]:
     return counts
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _keep(bits: NDArray[np.int32], threshold: int, ties: int) -> NDArray[np.uint8]:
     keep = np.empty(bits.size, np.uint8)
     for i in range(bits.size):

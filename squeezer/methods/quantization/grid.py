@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
+
+from squeezer.compiled import kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,7 +76,7 @@ def narrowest(low: int, high: int) -> type[np.signedinteger]:
     return next(kind for kind in _INTEGERS if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _square_sum(weights: NDArray[np.float32]) -> np.float64:
     # lanes of our own: the same sum on every processor, and no chain of additions
     sums = np.zeros(_LANES)
@@ -90,7 +91,7 @@ def _square_sum(weights: NDArray[np.float32]) -> np.float64:
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _round(weights: NDArray[np.float32], step: float, most: float, codes: NDArray[np.signedinteger]) -> None:
     for i in range(weights.size):
         codes[i] = np.int32(min(max(np.rint(np.float64(weights[i]) / step), -most), most))

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
+
+from squeezer.compiled import kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +56,7 @@ class Lookup:
         return totals[:, 0], totals[:, 1]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _locate(
     value: np.float32, edges: NDArray[np.float32], before: NDArray[np.uint16], origin: float, scale: float
 ) -> np.uint64:
@@ -75,7 +76,7 @@ def _locate(
     return low + np.uint64(value > edges[low])
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _assign(
     values: NDArray[np.float32],
     edges: NDArray[np.float32],
@@ -92,7 +93,7 @@ def _assign(
         codes[i] = code + first
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _totals(
     values: NDArray[np.float32],
     edges: NDArray[np.float32],

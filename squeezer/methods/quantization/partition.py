@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
+
+from squeezer.compiled import kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,7 +70,7 @@ def _splice(few: NDArray[np.int64], many: NDArray[np.int64], clusters: int) -> N
     return np.concatenate([few[: at + 1], many[at + shift + 1 :]])
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _cost(weight: NDArray[np.float64], total: NDArray[np.float64], start: int, stop: int) -> float:
     # the sum of squares about the mean, less the sum of squares, which no cut changes
     moment: float = total[stop] - total[start]
@@ -77,7 +78,7 @@ def _cost(weight: NDArray[np.float64], total: NDArray[np.float64], start: int, s
     return -moment * moment / width
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _takeover(
     weight: NDArray[np.float64], total: NDArray[np.float64], lead: float, old: int, new: int, low: int
 ) -> int:
@@ -95,7 +96,7 @@ def _takeover(
     return low
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _cuts_for_price(weight: NDArray[np.float64], total: NDArray[np.float64], price: float) -> NDArray[np.int64]:
     """The cuts of least cost, where each interval costs `price` beside its own cost.
 
@@ -124,10 +125,11 @@ def _cuts_for_price(weight: NDArray[np.float64], total: NDArray[np.float64], pri
             tail += 1
             queue[tail] = j
             run_start[tail] = start
-    return _trace(origin)
+    cuts: NDArray[np.int64] = _trace(origin)
+    return cuts
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _trace(origin: NDArray[np.int64]) -> NDArray[np.int64]:
     """The cuts in rising order, from the start of the last interval of every prefix."""
     cuts = np.empty(origin.size, np.int64)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from squeezer.compiled import kernel
 from squeezer.methods.quantization.lookup import Lookup
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _cube_root_edges(sample: NDArray[np.float32], low: float, high: float, numbe
     return np.interp(np.linspace(0, risen[-1], number), risen, knots)[1:-1].astype(np.float32)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _distinct(bits: NDArray[np.int32], limit: int, least: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """The distinct values (as patterns, -0 taken for 0) and their counts.
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
+
+from squeezer.compiled import kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
 #: Of so many weights the lengths are estimated; a sample of rows, where there are more.
 _SAMPLE = 1 << 20
-_PASSES = 4
+PASSES = 4
 #: Beyond so many levels each way, neighbouring levels cost the same but for noise, and rate does not decide.
-_MOST_PRICED = 1 << 12
+MOST_PRICED = 1 << 12
 
 
 class Rounding:
@@ -38,7 +39,7 @@ class Rounding:
 
     def __init__(self, step: np.float32, most: int, rate_weight: float, shaping: Shaping | None) -> None:
         self._step, self._most = float(step), most
-        self._weight = rate_weight if most <= _MOST_PRICED else 0.0
+        self._weight = rate_weight if most <= MOST_PRICED else 0.0
         self._priced = np.zeros(2 * most + 1 if self._weight else 1)
         self._shaping = shaping
 
@@ -48,7 +49,7 @@ class Rounding:
         `mask` has the same shape too, or is empty; where it is 0 the code is 0 and the error none.
         """
         if self._weight:
-            self._priced = self._prices(*_sample(weights, mask))
+            self._priced = self._prices(*sample(weights, mask))
         self._round(weights, mask, codes)
 
     def _prices(self, weights: NDArray[np.float32], mask: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -62,7 +63,7 @@ class Rounding:
         best, least = self._priced, np.inf
         error = self._round(weights, mask, codes)
         lengths = _code_lengths(codes, self._most)
-        for _ in range(_PASSES):
+        for _ in range(PASSES):
             self._priced = self._weight * lengths
             error = self._round(weights, mask, codes)
             fresh = _code_lengths(codes, self._most)
@@ -76,11 +77,11 @@ class Rounding:
     def _round(self, weights: NDArray[np.float32], mask: NDArray[np.uint8], codes: NDArray[np.signedinteger]) -> float:
         if self._shaping is None:
             return float(_plain(weights, mask, self._step, self._most, self._priced, codes))
-        own, rest, gain = self._shaping
+        own, rest, gain, _ = self._shaping
         return float(_shaped(weights, mask, self._step, self._most, self._priced, own, rest, gain, codes))
 
 
-def _sample(weights: NDArray[np.float32], mask: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def sample(weights: NDArray[np.float32], mask: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Rows at equal distances, about `_SAMPLE` weights in all where there are more, and their part of the mask."""
     every = max(1, min(weights.size // _SAMPLE, weights.shape[0]))
     return np.ascontiguousarray(weights[::every]), np.ascontiguousarray(mask[::every])
@@ -97,7 +98,7 @@ def _code_lengths(codes: NDArray[np.int32], most: int) -> NDArray[np.float64]:
     return lengths
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _best_level(x: float, most: int, priced: NDArray[np.float64]) -> np.int64:
     """The cheapest of the two levels around x and zero, within ±most; the nearest of equally cheap ones."""
     nearest = min(max(np.rint(x), -np.float64(most)), np.float64(most))
@@ -115,7 +116,7 @@ def _best_level(x: float, most: int, priced: NDArray[np.float64]) -> np.int64:
     return best
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _plain(
     weights: NDArray[np.float32],
     mask: NDArray[np.uint8],
@@ -136,7 +137,7 @@ def _plain(
     return error
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _shaped(
     weights: NDArray[np.float32],
     mask: NDArray[np.uint8],

@@ -45,6 +45,9 @@ class Shaping(NamedTuple):
     own: NDArray[np.float64]  # (taps, taps): the mean of a tap's error
     rest: NDArray[np.float64]  # (taps, taps): the mean of the sum of errors from this tap to the kernel's last
     gain: NDArray[np.float64]  # (inputs, taps)
+    #: e' H e is the sum over all weights of metric * (what the weight's error is off that place)**2, but for a factor
+    #: that makes the metric's mean 1.
+    metric: NDArray[np.float64]  # (inputs, taps)
 
     @property
     def row(self) -> int:
@@ -59,14 +62,16 @@ def shaping_of(shape: tuple[int, ...]) -> Shaping:
         inputs, kernel = inputs * prod(kernel), ()
     own, rest, deviation, spread = _of_kernel(kernel)
     later = np.arange(inputs - 1, -1, -1, dtype=np.float64)[:, None]  # kernels that follow
-    variance = deviation.variance_of_rest + later * spread
-    return Shaping(own, rest, deviation.with_rest / (variance + 1 / MEAN_SHARE))
+    gain = deviation.with_rest / (deviation.variance_of_rest + later * spread + 1 / MEAN_SHARE)
+    metric = 1 / (deviation.variance - gain * deviation.with_rest)
+    return Shaping(own, rest, gain, metric / metric.mean() if metric.size else metric)
 
 
 class _Deviation(NamedTuple):
     """Second moments of what the errors before a tap leave open: (taps,) each."""
 
-    with_rest: NDArray[np.float64]  # covariance of the tap's error with the sum from it to the last
+    variance: NDArray[np.float64]  # of the tap's error
+    with_rest: NDArray[np.float64]  # its covariance with the sum from it to the last
     variance_of_rest: NDArray[np.float64]
 
 
@@ -87,4 +92,4 @@ def _of_kernel(kernel: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np
         own[t, :t], rest[t, :t] = means[0], means.sum(axis=0)
         sums = root[t:, t:].sum(axis=0)  # weights of the innovations in the sum from t to the last
         with_rest[t], variance[t] = root[t, t] * sums[0], sums @ sums
-    return own, rest, _Deviation(with_rest, variance), float(covariance.sum())
+    return own, rest, _Deviation(root.diagonal() ** 2, with_rest, variance), float(covariance.sum())

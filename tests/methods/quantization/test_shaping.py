@@ -46,6 +46,23 @@ def reference(values: NDArray[np.float32], step: float) -> NDArray[np.int64]:
     return codes
 
 
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if 0 not in shape])
+def test_the_metric_makes_squares_of_innovations_add_up_to_the_response(shape: tuple[int, ...]) -> None:
+    h = moments(shape)
+    shaping = shaping_of(shape)
+    error = np.random.default_rng(1).standard_normal(len(h))
+    taps = shaping.gain.shape[1]
+    total = 0.0
+    for n, metric in enumerate(shaping.metric.reshape(-1)):
+        i, t = divmod(n, taps)
+        kernel = error[i * taps : n]
+        mean = shaping.own[t, :t] @ kernel - shaping.gain[i, t] * (error[:n].sum() + shaping.rest[t, :t] @ kernel)
+        total += metric * (error[n] - mean) ** 2
+    assert shaping.metric.mean() == pytest.approx(1)
+    # The factor is the mean of the true metric: the last weight's is the last diagonal element of H.
+    assert total / shaping.metric[-1, -1] * h[-1, -1] == pytest.approx(error @ h @ error)
+
+
 def quantize(values: NDArray[np.float32], **settings: object) -> Uniform:
     step = UniformQuantize.model_validate({"step": 0.5} | settings)
     return step.apply("w", Dense(values, values.dtype), None, 0)
@@ -104,9 +121,9 @@ def test_a_vector_has_nothing_to_feed_back_to() -> None:
 
 
 def test_kernels_beyond_measure_are_taken_as_inputs() -> None:
-    own, rest, gain = shaping_of((2, 3, 40, 40))
+    own, rest, gain, metric = shaping_of((2, 3, 40, 40))
     assert own.shape == rest.shape == (1, 1)
-    assert gain.shape == (4800, 1)
+    assert gain.shape == metric.shape == (4800, 1)
 
 
 def test_all_float_types_and_their_ends() -> None:
