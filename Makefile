@@ -8,7 +8,7 @@ DATA_DIR ?= squeezer-data
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint types contracts check format requirements clean
+.PHONY: help setup demo serve test fuzz lint types contracts check format requirements clean
 
 help: ## Show this menu
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ serve: $(STAMP) ## Run the service on 127.0.0.1 (PORT=8000 DATA_DIR=squeezer-dat
 
 test: $(STAMP) ## Run the whole test suite against real PostgreSQL and Redis (ARGS="-k word")
 	$(BIN)/pytest $(ARGS)
+
+fuzz: $(STAMP) ## Damage .sqz files and decode them between guard pages, for ten minutes (ARGS="--mutations 100000")
+	$(BIN)/python -m tests.fuzz $(or $(ARGS),--seconds 600)
 
 lint: $(STAMP) ## Check style and formatting
 	$(BIN)/ruff check .
