@@ -1,4 +1,4 @@
-"""CIFAR-10's test images, from the file `cifar10.npz` that docs/benchmarks.md describes."""
+"""CIFAR-10's images, from the file `cifar10.npz` that docs/benchmarks.md describes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ def test_images(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Pixels of shape (10000, 32, 32, 3), RGB, and labels of shape (10000,)."""
     with np.load(folder / "cifar10.npz") as archive:
         return unpack(archive["x_test_xz"].tobytes()), archive["y_test"]
+
+
+def train_images(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Pixels of shape (50000, 32, 32, 3), RGB, and labels of shape (50000,)."""
+    with np.load(folder / "cifar10.npz") as archive:
+        return unpack(archive["x_train_xz"].tobytes()), archive["y_train"]
 
 
 def unpack(packed: bytes) -> NDArray[np.uint8]:

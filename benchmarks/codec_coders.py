@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import importlib
-import json
-import os
-import subprocess
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import zstandard
 
 from benchmarks.common import time_calls
-from squeezer.codecs import ARRAY_CODECS, SYMBOL_CODECS, ByteReader, ByteWriter, Codebook
+from squeezer.artifact.tensor import CHUNK
+from squeezer.codecs import ARRAY_CODECS, SYMBOL_CODECS, ByteReader, ByteWriter, Codebook, Level
 from squeezer.codecs.symbols import histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
     from types import ModuleType
 
     from numpy.typing import NDArray
 
+    from benchmarks.nnc import Figures
     from squeezer.codecs.base import ArrayCodec, Histogram, SymbolCodec
 
 _Result = TypeVar("_Result")
 
-NNCODEC_VARIABLE = "SQUEEZER_BENCH_NNCODEC"
-_WORKER = Path(__file__).with_name("nncodec_worker.py")
 #: Calls longer than this are not repeated.
 _LONG_SECONDS = 3.0
 #: Symbols that every coder codes once before it is timed, so that its code is compiled.
@@ -68,6 +63,16 @@ class Coded:
         encode, fresh, warm = (s and s * factor for s in (self.encode, self.fresh, self.warm))
         count, nbytes = round(self.count * factor), round(self.nbytes * factor)
         return replace(self, count=count, nbytes=nbytes, encode=encode, fresh=fresh, warm=warm)
+
+
+def by_nncodec(name: str, count: int, figures: Figures) -> Coded:
+    """nncodec's figures of so many weights."""
+    return Coded(name, count, figures.nbytes, figures.encode, figures.decode, None)
+
+
+def named(group: Iterable[Coded], name: str) -> Coded | None:
+    """The coder of that name."""
+    return next((coded for coded in group if coded.coder == name), None)
 
 
 def module(name: str) -> ModuleType | None:
@@ -121,17 +126,14 @@ def symbol_coders(codes: NDArray[np.uint8], values: NDArray[np.float32], runs: i
 def symbol_codec(codec: SymbolCodec, codes: NDArray[Any], values: NDArray[np.float32], runs: int) -> Coded:
     """A coder of integers; counting them is part of encoding."""
 
-    def encode(part: NDArray[Any]) -> bytes:
+    def encode(part: NDArray[Any], out: ByteWriter) -> None:
         counted = histogram(part)
         if counted is None:
             raise RuntimeError("a range of integers that no coder takes")
-        out = ByteWriter()
         codec.plan(part, counted).write(out)
-        return out.getvalue()
 
-    def decode(data: bytes, out: NDArray[np.float32]) -> NDArray[np.float32]:
-        codec.read(ByteReader(data), out, Codebook(values))
-        return out
+    def decode(data: ByteReader, out: NDArray[np.float32]) -> None:
+        codec.read(data, out, Codebook(values))
 
     return _ours(codec.name, encode, decode, codes, values, runs)
 
@@ -139,35 +141,45 @@ def symbol_codec(codec: SymbolCodec, codes: NDArray[Any], values: NDArray[np.flo
 def array_codec(codec: ArrayCodec, codes: NDArray[Any], values: NDArray[np.float32], runs: int) -> Coded:
     """A coder of any array; what the codes stand for is looked up afterwards."""
 
-    def encode(part: NDArray[Any]) -> bytes:
-        out = ByteWriter()
-        codec.plan(part).write(out)
-        return out.getvalue()
+    def encode(part: NDArray[Any], out: ByteWriter) -> None:
+        codec.plan(part, Level.BALANCED).write(out)
 
-    def decode(data: bytes, out: NDArray[np.float32]) -> NDArray[np.float32]:
+    def decode(data: ByteReader, out: NDArray[np.float32]) -> None:
         integers = np.empty(out.size, codes.dtype)
-        codec.read(ByteReader(data), integers)
+        codec.read(data, integers)
         np.take(values, integers, out=out)
-        return out
 
     return _ours(codec.name, encode, decode, codes, values, runs)
 
 
 def _ours(
     name: str,
-    encode: Callable[[NDArray[Any]], bytes],
-    decode: Callable[[bytes, NDArray[np.float32]], NDArray[np.float32]],
+    encode: Callable[[NDArray[Any], ByteWriter], None],
+    decode: Callable[[ByteReader, NDArray[np.float32]], None],
     codes: NDArray[Any],
     values: NDArray[np.float32],
     runs: int,
 ) -> Coded:
+    """Figures of a coder that works chunk by chunk, each with a table of its own, as in a file."""
+
+    def encode_all(part: NDArray[Any]) -> bytes:
+        out = ByteWriter()
+        for start in range(0, part.size, CHUNK):
+            encode(part[start : start + CHUNK], out)
+        return out.getvalue()
+
+    def decode_all(data: bytes, out: NDArray[np.float32]) -> None:
+        reader = ByteReader(data)
+        for start in range(0, out.size, CHUNK):
+            decode(reader, out[start : start + CHUNK])
+
     few = codes[:_WARM_UP]
-    decode(encode(few), np.empty(few.size, np.float32))
-    data = encode(codes)
-    encoding = seconds(partial(encode, codes), runs)
-    fresh = seconds(lambda: decode(data, np.empty(codes.size, np.float32)), runs)
+    decode_all(encode_all(few), np.empty(few.size, np.float32))
+    data = encode_all(codes)
+    encoding = seconds(partial(encode_all, codes), runs)
+    fresh = seconds(lambda: decode_all(data, np.empty(codes.size, np.float32)), runs)
     out = np.zeros(codes.size, np.float32)
-    warm = seconds(partial(decode, data, out), runs)
+    warm = seconds(partial(decode_all, data, out), runs)
     _demand_equal(name, out, values[codes])
     return Coded(name, codes.size, len(data), encoding, fresh, warm)
 
@@ -241,59 +253,6 @@ def zipnn(package: ModuleType, data: bytes, dtype: str, runs: int) -> Coded:
         raise RuntimeError("zipnn does not give back what it was given")
     count = len(data) // (4 if dtype == "float32" else 2)
     return Coded("zipnn", count, len(packed), seconds(encode, runs), seconds(decode, runs), None)
-
-
-class Nncodec:
-    """nncodec, run by an interpreter of its own."""
-
-    def __init__(self, interpreter: str) -> None:
-        self._interpreter = interpreter
-
-    @classmethod
-    def found(cls, given: str | None) -> Nncodec | None:
-        """The one that the argument names, else the environment; None where neither does."""
-        interpreter = given or os.environ.get(NNCODEC_VARIABLE)
-        return cls(interpreter) if interpreter else None
-
-    def integers(self, arrays: Mapping[str, NDArray[Any]]) -> Coded:
-        """Lossless coding of integer arrays."""
-        figures = self._run("integers", arrays)
-        count = sum(array.size for array in arrays.values())
-        return _nncodec("nncodec", count, figures)
-
-    def model(self, arrays: Mapping[str, NDArray[Any]], squared_error: float) -> Coded:
-        """Coding of float32 arrays at a squared error, summed over the arrays of two or more dimensions.
-
-        nncodec's steps are coarse, so its bytes are interpolated between the two settings around that error, linearly
-        in its logarithm; seconds are those of the finer one.
-        """
-        finer, coarser = self._run("model", arrays, "--squared-error", str(squared_error))
-        count = sum(array.size for array in arrays.values())
-        coded = _nncodec("nncodec, equal error", count, finer)
-        return replace(coded, nbytes=round(interpolated(finer, coarser, squared_error)))
-
-    def _run(self, what: str, arrays: Mapping[str, NDArray[Any]], *options: str) -> Any:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "arrays.npz"
-            # nncodec reserves names with these endings for factors.
-            np.savez(file, **{name.replace("_G", "_g").replace("_H", "_h"): a for name, a in arrays.items()})  # type: ignore[arg-type] # numpy's stubs take keywords for `allow_pickle`
-            command = [self._interpreter, str(_WORKER), what, str(file), *options]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-        if done.returncode:
-            raise RuntimeError(f"nncodec failed: {done.stderr[-2000:]}")
-        return json.loads(done.stdout.splitlines()[-1])
-
-
-def _nncodec(name: str, count: int, figures: dict[str, Any]) -> Coded:
-    encode, decode = (max(figures[f"{what}_processor"], _TICK) for what in ("encode", "decode"))
-    return Coded(name, count, figures["bytes"], encode, decode, None)
-
-
-def interpolated(finer: dict[str, Any], coarser: dict[str, Any], squared_error: float) -> float:
-    """Bytes at an error between two measured ones, linear in the logarithm of the error."""
-    low, high = np.log(finer["squared_error"]), np.log(coarser["squared_error"])
-    share = (np.log(squared_error) - low) / (high - low)
-    return float(finer["bytes"] + share * (coarser["bytes"] - finer["bytes"]))
 
 
 def entropy_bytes(counted: Histogram) -> float:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 #: The command line as a program of its own.
 SQUEEZER = (sys.executable, "-m", "squeezer.cli")
@@ -29,6 +30,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 #: Between two looks at a child; an end is noticed this late.
 _SAMPLE_SECONDS = 0.005
 _PIECE = 1 << 20
+_FILE_COLUMNS = 200
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,18 @@ def finish(outcome: Outcome, arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(outcome.to_json())
     else:
-        show(outcome, Console())
+        show(outcome, console())
     missed = [goal for goal in outcome.goals if not goal.met]
     if not arguments.check:
         return 0
     for goal in missed:
         print(f"falls short: {goal.name}: {goal.detail}", file=sys.stderr)
     return 1 if missed else 0
+
+
+def console() -> Console:
+    """Standard output; in a file, wide enough for every table."""
+    return Console(width=None if sys.stdout.isatty() else _FILE_COLUMNS)
 
 
 def show(outcome: Outcome, console: Console) -> None:
@@ -150,9 +157,30 @@ def end_cleanly() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
+#: The cores that this process was given.
+_CORES = sorted(os.sched_getaffinity(0))
+
+
 def use_one_core() -> None:
     """Keep this process, and all that it starts, on one core."""
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    os.sched_setaffinity(0, _CORES[-1:])
+
+
+@contextmanager
+def on_cores(count: int) -> Iterator[None]:
+    """For a while, let all threads of this process run on so many of the cores that it was given."""
+    before = os.sched_getaffinity(0)
+    _move(_CORES[-count:])
+    try:
+        yield
+    finally:
+        _move(before)
+
+
+def _move(cores: Iterable[int]) -> None:
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):  # it has ended
+            os.sched_setaffinity(int(thread.name), cores)
 
 
 class Timing(NamedTuple):

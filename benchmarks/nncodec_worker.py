@@ -1,8 +1,10 @@
 """nncodec, the reference coder of ISO/IEC 15938-17 (NNC), behind a JSON interface. Run by an interpreter that has it.
 
 `PYTHON nncodec_worker.py integers FILE` codes the integer arrays of an `.npz` file without loss.
-`PYTHON nncodec_worker.py model FILE --squared-error E` codes float32 arrays at the two neighbouring settings between
-which the squared error, summed over all arrays of two or more dimensions, passes E.
+`PYTHON nncodec_worker.py model FILE --squared-error E` codes float32 arrays at the setting whose squared error, summed
+over all arrays of two or more dimensions, comes closest to E.
+`PYTHON nncodec_worker.py settings FILE --qps QP... --out FOLDER` codes float32 arrays at each of these settings, and
+leaves an `.npz` file for each: what was decoded, and the bytes.
 
 It imports nothing of Squeezer, for nncodec wants an older numpy. Of nncodec it needs the coder alone, so the parts that
 train and evaluate networks, and with them torch, torchvision, OpenCV and others, are replaced by empty modules.
@@ -16,6 +18,7 @@ import math
 import sys
 import time
 import types
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,36 +82,62 @@ def integers(nnc: Any, arrays: dict[str, Any]) -> dict[str, Any]:
     return figures
 
 
-def model(nnc: Any, arrays: dict[str, Any], wanted: float) -> list[dict[str, Any]]:
-    """Figures at the last setting within the wanted squared error, and at the next coarser one."""
-    given = {name: array.astype(np.float32) for name, array in arrays.items()}
+def model(nnc: Any, arrays: dict[str, Any], wanted: float) -> dict[str, Any]:
+    """Figures at the setting whose squared error comes closest to the wanted one, by its logarithm."""
+    given = _floats(arrays)
+    errors = dict[int, float]()
     low, high, qp = _LOW, _HIGH, _GUESS
     while high - low > 1:
         qp = min(max(qp, low + 1), high - 1)
         # Quantised, but not coded: that is all the search needs.
-        error = squared_error(given, nnc.compress(given, bitstream_path=None, qp=qp, quantize_only=True, **_SETTINGS))
+        found = nnc.compress(given, bitstream_path=None, qp=qp, quantize_only=True, **_SETTINGS)
+        errors[qp] = error = squared_error(given, found)
         low, high = (qp, high) if error <= wanted else (low, qp)
         # Four settings double the step, and so make the error about four times as large.
         qp += round(2 * math.log2(wanted / error)) if error > 0 else high - qp
-    return [_point(nnc, given, qp) for qp in (low, high)]
+    best = min((qp for qp in errors if errors[qp] > 0), key=lambda qp: abs(math.log(errors[qp] / wanted)))
+    figures, decoded = code(nnc, given, best)
+    return figures | {"qp": best, "squared_error": squared_error(given, decoded)}
 
 
-def _point(nnc: Any, given: dict[str, Any], qp: int) -> dict[str, Any]:
-    figures, decoded = code(nnc, given, qp)
-    return figures | {"qp": qp, "squared_error": squared_error(given, decoded)}
+def settings(nnc: Any, arrays: dict[str, Any], qps: list[int], out: Path) -> list[int]:
+    """Write `qp<QP>.npz` for each setting; `/bytes` and `/matrix_bytes` are lengths of bitstreams.
+
+    The second is of the arrays of two or more dimensions alone.
+    """
+    given = _floats(arrays)
+    matrices = {name: array for name, array in given.items() if array.ndim >= 2}
+    for qp in qps:
+        figures, decoded = code(nnc, given, qp)
+        alone, _ = code(nnc, matrices, qp)
+        lengths = {"/bytes": figures["bytes"], "/matrix_bytes": alone["bytes"]}
+        np.savez(out / f"qp{qp}.npz", **decoded, **lengths)
+    return qps
+
+
+def _floats(arrays: dict[str, Any]) -> dict[str, Any]:
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
 def main() -> None:
     """Read the file, code, and print one JSON document."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("what", choices=("integers", "model"))
+    arguments.add_argument("what", choices=("integers", "model", "settings"))
     arguments.add_argument("file")
     arguments.add_argument("--squared-error", type=float, default=0.0)
+    arguments.add_argument("--qps", type=int, nargs="+", default=[])
+    arguments.add_argument("--out", type=Path)
     given = arguments.parse_args()
     with np.load(given.file) as archive:
         arrays = dict(archive)
     nnc = coder()
-    result = integers(nnc, arrays) if given.what == "integers" else model(nnc, arrays, given.squared_error)
+    result: Any
+    if given.what == "integers":
+        result = integers(nnc, arrays)
+    elif given.what == "model":
+        result = model(nnc, arrays, given.squared_error)
+    else:
+        result = settings(nnc, arrays, given.qps, given.out)
     print(json.dumps(result))
 
 

