@@ -13,7 +13,7 @@ import zstandard
 
 from benchmarks.common import time_calls
 from squeezer.artifact.tensor import CHUNK
-from squeezer.codecs import ARRAY_CODECS, SYMBOL_CODECS, ByteReader, ByteWriter, Codebook, Level
+from squeezer.codecs import ARRAY_CODECS, SYMBOL_CODECS, ByteReader, ByteWriter, Codebook, Itself, Level
 from squeezer.codecs.symbols import histogram
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class Coded:
     """What a coder did with `count` symbols: bytes, and seconds of processor time.
 
     `fresh` is decoding into memory that nobody has touched, `warm` into memory that was written before; None where
-    the coder's interface cannot do it.
+    the coder's interface cannot do it. Ours decode to float32; `to_symbols` is decoding to symbols of one byte, as the
+    others do, into memory that was written before.
     """
 
     coder: str
@@ -51,6 +52,7 @@ class Coded:
     fresh: float | None
     warm: float | None
     relative_error: float | None = None
+    to_symbols: float | None = None
 
     @property
     def decode(self) -> float | None:
@@ -132,8 +134,8 @@ def symbol_codec(codec: SymbolCodec, codes: NDArray[Any], values: NDArray[np.flo
             raise RuntimeError("a range of integers that no coder takes")
         codec.plan(part, counted).write(out)
 
-    def decode(data: ByteReader, out: NDArray[np.float32]) -> None:
-        codec.read(data, out, Codebook(values))
+    def decode(data: ByteReader, out: NDArray[Any]) -> None:
+        codec.read(data, out, Codebook(values) if out.dtype == values.dtype else Itself(out.dtype))
 
     return _ours(codec.name, encode, decode, codes, values, runs)
 
@@ -144,10 +146,11 @@ def array_codec(codec: ArrayCodec, codes: NDArray[Any], values: NDArray[np.float
     def encode(part: NDArray[Any], out: ByteWriter) -> None:
         codec.plan(part, Level.BALANCED).write(out)
 
-    def decode(data: ByteReader, out: NDArray[np.float32]) -> None:
-        integers = np.empty(out.size, codes.dtype)
+    def decode(data: ByteReader, out: NDArray[Any]) -> None:
+        integers = np.empty(out.size, codes.dtype) if out.dtype == values.dtype else out
         codec.read(data, integers)
-        np.take(values, integers, out=out)
+        if integers is not out:
+            np.take(values, integers, out=out)
 
     return _ours(codec.name, encode, decode, codes, values, runs)
 
@@ -155,33 +158,42 @@ def array_codec(codec: ArrayCodec, codes: NDArray[Any], values: NDArray[np.float
 def _ours(
     name: str,
     encode: Callable[[NDArray[Any], ByteWriter], None],
-    decode: Callable[[ByteReader, NDArray[np.float32]], None],
+    decode: Callable[[ByteReader, NDArray[Any]], None],
     codes: NDArray[Any],
     values: NDArray[np.float32],
     runs: int,
 ) -> Coded:
-    """Figures of a coder that works chunk by chunk, each with a table of its own, as in a file."""
+    """Figures of a coder that works chunk by chunk, each with a table of its own and its length, as in a file."""
 
     def encode_all(part: NDArray[Any]) -> bytes:
         out = ByteWriter()
         for start in range(0, part.size, CHUNK):
-            encode(part[start : start + CHUNK], out)
+            chunk = ByteWriter()
+            encode(part[start : start + CHUNK], chunk)
+            out.varint(sum(map(len, chunk.parts)))
+            out.parts += chunk.parts
         return out.getvalue()
 
-    def decode_all(data: bytes, out: NDArray[np.float32]) -> None:
+    def decode_all(data: bytes, out: NDArray[Any]) -> None:
         reader = ByteReader(data)
         for start in range(0, out.size, CHUNK):
-            decode(reader, out[start : start + CHUNK])
+            chunk = reader.part(reader.varint())
+            decode(chunk, out[start : start + CHUNK])
+            chunk.finish()
 
     few = codes[:_WARM_UP]
-    decode_all(encode_all(few), np.empty(few.size, np.float32))
+    for kind in (np.dtype(np.float32), codes.dtype):
+        decode_all(encode_all(few), np.empty(few.size, kind))
     data = encode_all(codes)
     encoding = seconds(partial(encode_all, codes), runs)
     fresh = seconds(lambda: decode_all(data, np.empty(codes.size, np.float32)), runs)
     out = np.zeros(codes.size, np.float32)
     warm = seconds(partial(decode_all, data, out), runs)
     _demand_equal(name, out, values[codes])
-    return Coded(name, codes.size, len(data), encoding, fresh, warm)
+    symbols = np.zeros_like(codes)
+    to_symbols = seconds(partial(decode_all, data, symbols), runs)
+    _demand_equal(name, symbols, codes)
+    return Coded(name, codes.size, len(data), encoding, fresh, warm, to_symbols=to_symbols)
 
 
 def zstd(codes: NDArray[np.uint8], level: int, runs: int) -> Coded:

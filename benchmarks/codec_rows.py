@@ -37,6 +37,7 @@ def row(
         "encode M/s": _rate(coded, coded.encode),
         "decode M/s, fresh": _rate(coded, coded.fresh),
         "decode M/s, warm": _rate(coded, coded.warm),
+        "decode M/s, to symbols": _rate(coded, coded.to_symbols),
         "of zstd -1 decode": share,
         "relative error": coded.relative_error,
     }

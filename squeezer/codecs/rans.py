@@ -242,7 +242,9 @@ class Rans:
 
     def plan(self, integers: NDArray[Any], counted: Histogram, *, trellis: bool = False) -> Plan:
         """Find the cheapest tables, and code."""
-        surveyed = _Surveyed.best(integers, counted, trellis=trellis) if counted.alphabet > 1 else None
+        # Less than a block is too little to learn contexts from, and the search for them takes milliseconds.
+        several = counted.alphabet > 1 and integers.size >= kernels.BLOCK
+        surveyed = _Surveyed.best(integers, counted, trellis=trellis) if several else None
         if counted.alphabet <= _WIDEST_SINGLE:
             single = _Single.of(counted, integers.size)
             if surveyed is None or surveyed.bits >= (1 - _WORTHWHILE) * single.bits:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+#: Biases and norms of small layers are shorter.
+_LEAST_FOR_RANS = 256
 #: The registration: a new codec is a new file and one entry here, with the first level at which `auto` tries it.
 _SYMBOL: tuple[tuple[SymbolCodec, Level], ...] = (
     (DenseHuffman(), Level.FAST),
@@ -49,9 +51,13 @@ def _symbol_plans(
     """What `auto` compares."""
     zeros = counted.counts[-counted.low] if 0 <= -counted.low < counted.alphabet else 0
     for codec, first in _SYMBOL:
-        # Where zeros are rare, gaps cannot win, and looking for them would double the time.
-        hopeless = codec.name == Gaps.name and 2 * zeros <= integers.size
-        if level.allows(first) and not hopeless and counted.alphabet <= codec.widest:
+        hopeless = {
+            # Where zeros are rare, gaps cannot win, and looking for them would double the time.
+            Gaps.name: 2 * zeros <= integers.size,
+            # So few save less than a state and finer tables take, and the search for these takes a millisecond.
+            Rans.name: integers.size < _LEAST_FOR_RANS,
+        }
+        if level.allows(first) and not hopeless.get(codec.name, False) and counted.alphabet <= codec.widest:
             yield codec, codec.plan(integers, counted, trellis=trellis)
 
 

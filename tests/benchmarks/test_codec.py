@@ -39,7 +39,7 @@ def drawn() -> codec_data.Symbols:
 
 
 def coded(coder: str, nbytes: int, seconds: float | None = 1.0) -> Coded:
-    return Coded(coder, COUNT, nbytes, seconds, seconds, seconds)
+    return Coded(coder, COUNT, nbytes, seconds, seconds, seconds, to_symbols=seconds)
 
 
 def given(*words: str) -> argparse.Namespace:
@@ -104,6 +104,7 @@ class _Forgetful:
         return next(iter(SYMBOL_CODECS.values())).plan(integers, counted)
 
     def read(self, data: Any, out: Any, meaning: Any) -> None:
+        data.rest("values")
         out[:] = meaning.of_range(0, 1)[0]
 
 
