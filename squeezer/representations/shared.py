@@ -47,7 +47,7 @@ class Shared:
         weights = np.empty(codes.size, self.dtype)
         # In pieces, since numpy widens indices to eight bytes before it uses them.
         for start in range(0, codes.size, _PIECE):
-            weights[start : start + _PIECE] = table[codes[start : start + _PIECE]]
+            weights[start : start + _PIECE] = table.take(codes[start : start + _PIECE])
         return weights.reshape(self.shape)
 
     def piece(self, start: int, stop: int) -> Self:
