@@ -27,6 +27,8 @@ from squeezer.errors import ArtifactError, Code, SqueezerError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from squeezer.progress import Progress
 
     Emit = Callable[..., None]
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 #: Progress events are no denser than this; the last one of a stage may be left out.
 _SECONDS_BETWEEN_EVENTS = 0.1
+_PIECE = 1 << 20
 
 
 def main() -> NoReturn:
@@ -89,7 +92,10 @@ def compress(folder: str, *, emit: Emit) -> None:
 
 
 def verify(folder: str, *, emit: Emit) -> None:
-    """Reopen `output/artifact.sqz`, decode it, and compare the digests of all records with `output/report.json`."""
+    """Reopen `output/artifact.sqz`, decode it, and compare the digests of all records with `output/report.json`.
+
+    Records are compared as they are stored, and weights as `load` decodes them, which goes another way.
+    """
     from squeezer import api
     from squeezer.artifact import Artifact
     from squeezer.progress import Meter
@@ -106,7 +112,7 @@ def verify(folder: str, *, emit: Emit) -> None:
         artifact.check_head()
         meter = Meter(artifact.tensor_bytes, _throttled(emit))
         for name, stored, bytes_of in artifact.representations(_threads() or api.cores()):
-            if digest(stored) != expected[name]:
+            if digest(stored) != expected[name] or not _same_bits(stored.decode(), artifact[name]):
                 raise ArtifactError("it decodes to something else", f"tensor {name!r}", Code.VERIFICATION_FAILED)
             ledger.update(bytes_of)
             del stored
@@ -115,6 +121,13 @@ def verify(folder: str, *, emit: Emit) -> None:
             artifact.read_file(path)
         if artifact.ledger(ledger) != report["ledger"]:
             raise ArtifactError("its bytes are not for what they were written", "ledger", Code.VERIFICATION_FAILED)
+
+
+def _same_bits(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two arrays hold the same bytes. In pieces, since they may be the largest in memory."""
+    ours, theirs = (array.reshape(-1).view("u1") for array in (one, other))
+    pieces = range(0, ours.size, _PIECE)
+    return ours.size == theirs.size and all((ours[i : i + _PIECE] == theirs[i : i + _PIECE]).all() for i in pieces)
 
 
 def warm(*, emit: Emit) -> None:

@@ -95,7 +95,7 @@ def run(
         recipe: what to do.
         out: the `.sqz` file to write.
         progress: called after each tensor.
-        threads: how many tensors may be worked on at once; together they are no larger than the largest.
+        threads: how many work, on several tensors (together no larger than the largest) or on the chunks of one.
 
     Raises:
         RecipeError: where a step cannot follow another on some tensor.

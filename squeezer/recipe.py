@@ -26,12 +26,12 @@ class Encoding(_Document):
 
     coder: Literal["auto", "huffman", "gaps", "rans", "context", "raw"] = Field(
         "auto",
-        description="`auto` takes the smallest for each tensor; another coder is used wherever it can be",
+        description="`auto` takes the smallest for each part of a tensor; another coder is used wherever it can be",
     )
     level: Literal["fast", "balanced", "max"] = Field(
         "balanced",
         description="`fast` decodes at the speed of Huffman codes; `balanced` also tries rANS; `max` also tries the "
-        "context coder: some per cent smaller, 50 times slower to decode",
+        "context coder: a little smaller, and many times slower",
     )
     small_tensors: Literal["exact", "float16"] = Field(
         "float16",

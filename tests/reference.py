@@ -169,16 +169,17 @@ def _chunk(data: Bytes, kind: str, m: int, dtype: np.dtype, stored: np.dtype, he
     if kind == "dense":
         return _array(data, m, stored).astype(dtype)
     if kind == "masked":
-        mask = _integers(data.part(data.varint()), m, np.dtype(np.bool_))
+        mask = _integers(data.part(data.varint()), m, np.dtype(np.bool_), range(2))
         kept = sum(map(bool, mask))
         values = iter(_array(data, kept, dtype) if kept else ())
         return np.array([next(values) if keep else 0 for keep in mask], dtype)
     if kind == "shared":
         book, sparse = head[0].astype(dtype), head[1]
-        codes = _integers(data, m, np.dtype(np.uint8 if len(book) + sparse <= 256 else np.uint16))
+        kind_of_code = np.dtype(np.uint8 if len(book) + sparse <= 256 else np.uint16)
+        codes = _integers(data, m, kind_of_code, range(len(book) + sparse))
         zero = np.zeros((), dtype)
         return np.array([(book[c - 1] if c else zero) if sparse else book[c] for c in codes], dtype)
-    levels = _integers(data, m, stored)
+    levels = _integers(data, m, stored, range(np.iinfo(stored).min, np.iinfo(stored).max + 1))
     if kind == "trellis":
         levels = trellis_levels(levels)
     return np.array([np.float32(level) * head for level in levels], np.float32).astype(dtype)
@@ -216,7 +217,7 @@ def _planes(data: Bytes, n: int, dtype: np.dtype) -> np.ndarray:
         if codec == 0:
             planes.append(list(data.take(n, "values")))
         else:
-            planes.append(_integers_by(codec, data.part(data.varint()), n))
+            planes.append(_integers_by(codec, data.part(data.varint()), n, range(256)))
     numbers = [sum(planes[i][j] << 8 * i for i in range(width)) for j in range(n)]
     if dtype.kind not in "iub":
         top = 8 * width - 1
@@ -224,28 +225,31 @@ def _planes(data: Bytes, n: int, dtype: np.dtype) -> np.ndarray:
     return np.frombuffer(b"".join(v.to_bytes(width, "little") for v in numbers), dtype)
 
 
-def _integers(data: Bytes, n: int, dtype: np.dtype) -> list[int]:
+def _integers(data: Bytes, n: int, dtype: np.dtype, allowed: range) -> list[int]:
     codec = data.u8()
     if codec < 2:
-        return [int(v) for v in _array_by(codec, data, n, dtype)]
-    return _integers_by(codec, data, n)
+        integers = [int(v) for v in _array_by(codec, data, n, dtype)]
+        assert all(integer in allowed for integer in integers)
+        return integers
+    return _integers_by(codec, data, n, allowed)
 
 
-def _integers_by(codec: int, data: Bytes, n: int) -> list[int]:
+def _integers_by(codec: int, data: Bytes, n: int, allowed: range) -> list[int]:
     if codec == 2:
-        return _huffman(data, n)[0]
+        return _huffman(data, n, allowed)[0]
     if codec == 4:
-        return _context(data, n)
+        return _context(data, n, allowed)
     if codec == 5:
-        return rans_reference.decode(data, n)
+        return rans_reference.decode(data, n, allowed)
     assert codec == 3
+    assert 0 in allowed
     kept = data.varint()
     integers = [0] * n
     if kept == 0:
         return integers
     skips = data.varint()
-    gaps, skip = _huffman(data.part(data.varint()), kept + skips, "gaps")
-    values = iter(_huffman(data, kept)[0])
+    gaps, skip = _huffman(data.part(data.varint()), kept + skips, range(1 << 16), "gaps")
+    values = iter(_huffman(data, kept, allowed)[0])
     at = 0
     for gap in gaps:
         at += gap
@@ -258,10 +262,12 @@ def _integers_by(codec: int, data: Bytes, n: int) -> list[int]:
     return integers
 
 
-def _huffman(data: Bytes, n: int, category: str = "values") -> tuple[list[int], int]:
+def _huffman(data: Bytes, n: int, allowed: range, category: str = "values") -> tuple[list[int], int]:
     """The symbols, and the highest integer of their alphabet."""
     low, alphabet = data.signed(), data.varint() + 1
     high = low + alphabet - 1
+    assert low in allowed
+    assert high in allowed
     if alphabet == 1:
         return [low] * n, high
     lengths = _table(data, alphabet)
@@ -275,8 +281,10 @@ def _huffman(data: Bytes, n: int, category: str = "values") -> tuple[list[int], 
     return [low + symbol for symbol in symbols], high
 
 
-def _context(data: Bytes, n: int) -> list[int]:
+def _context(data: Bytes, n: int, allowed: range) -> list[int]:
     flags, low, count = data.u8(), data.signed(), data.varint() + 1
+    assert low in allowed
+    assert low + count - 1 in allowed
     centre, split, columns = data.varint(), data.varint(), data.varint()
     tree, by_class, window, fast = bool(flags & 1), bool(flags & 2), (flags >> 2 & 3) + 2, (flags >> 4 & 7) + 4
     walker = context_reference.Walker(

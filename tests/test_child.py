@@ -12,6 +12,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import squeezer
+from squeezer import child
+from squeezer.artifact import Artifact
+from squeezer.errors import ArtifactError, Code
 from squeezer.recipe import parse_recipe
 
 COMMAND = [sys.executable, "-m", "squeezer.child"]
@@ -69,6 +72,24 @@ def test_verify_finds_what_does_not_agree(tmp_path: Path, damage: str) -> None:
     status, events = run("verify", folder)
     assert status == 1
     assert events[-1]["code"] == ("corrupt_artifact" if damage == "file" else "verification_failed")
+
+
+def test_verify_compares_the_weights_that_load_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records may be right and the way that `load` takes be wrong: both are looked at."""
+    folder = prepare(tmp_path / "job", "safe")
+    run("compress", folder)
+    decoded = Artifact.__getitem__
+    child.verify(str(folder), emit=lambda **event: None)
+
+    def wrong(artifact: Artifact, name: str) -> np.ndarray:
+        weights = decoded(artifact, name)
+        weights.reshape(-1)[-1] += 1
+        return weights
+
+    monkeypatch.setattr(Artifact, "__getitem__", wrong)
+    with pytest.raises(ArtifactError) as caught:
+        child.verify(str(folder), emit=lambda **event: None)
+    assert caught.value.code is Code.VERIFICATION_FAILED
 
 
 def test_errors_are_the_last_event(tmp_path: Path) -> None:

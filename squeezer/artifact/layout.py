@@ -163,24 +163,21 @@ class Index:
         table.finish()
         checks = [int.from_bytes(data.take(CHECK_BYTES, Category.CHECKS), "little") for _ in lengths]
         data.finish()
-        # In the order of the file; each list below takes as many as it needs, for which they come last in the zip.
-        spans = zip(accumulate(lengths, initial=start), lengths, checks, strict=False)
+        ends = list(accumulate(lengths, initial=start))
+        spans = list(zip(ends[:-1], lengths, checks, strict=True))
+        at = tensors + files  # of sections
+        entries = [
+            Entry(*span, name, shape, dtype, kind, stored)
+            for span, name, (shape, dtype, kind, stored) in zip(spans[:tensors], names[:tensors], heads, strict=True)
+        ]
         return cls(
+            entries,
+            [(names[tensors + i], names[target]) for i, target in enumerate(targets)],
             [
-                Entry(offset, length, check, name, shape, dtype, kind, stored)
-                for (shape, dtype, kind, stored), name, (offset, length, check) in zip(
-                    heads, names, spans, strict=False
-                )
+                FileEntry(*span, path, size)
+                for span, path, size in zip(spans[tensors:at], names[tensors + aliases :], sizes, strict=True)
             ],
-            [(name, names[target]) for target, name in zip(targets, names[tensors:], strict=False)],
-            [
-                FileEntry(offset, length, check, path, size)
-                for size, path, (offset, length, check) in zip(sizes, names[tensors + aliases :], spans, strict=False)
-            ],
-            [
-                Section(offset, length, check, kind >> 1, bool(kind & 1))
-                for kind, (offset, length, check) in zip(kinds, spans, strict=False)
-            ],
+            [Section(*span, kind >> 1, bool(kind & 1)) for span, kind in zip(spans[at:], kinds, strict=True)],
         )
 
 

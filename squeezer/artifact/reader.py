@@ -339,7 +339,7 @@ class Artifact(Mapping[str, "NDArray[Any]"]):
         if self.tensor_bytes > max_bytes:
             raise ArtifactError(
                 f"its tensors take {self.tensor_bytes} bytes, and {max_bytes} are allowed; "
-                f"if you trust the file, open it with max_bytes={self.tensor_bytes}",
+                f"if you trust the file, open it with max_bytes={self.tensor_bytes} (--max-bytes {self.tensor_bytes})",
                 "index",
                 Code.ARTIFACT_TOO_LARGE,
             )

@@ -181,7 +181,7 @@ def _fill_meant(dtype: np.dtype[Any], meaning: Meaning, part: ByteReader, out: N
 
 def _fill_trellis(levels: np.dtype[Any], step: np.float32, part: ByteReader, out: NDArray[Any]) -> None:
     codes = np.empty(out.size, levels)
-    read_integers(part, codes, levels)
+    _read_codes(part, codes)
     weights = out if out.dtype == np.float32 else np.empty(out.size, np.float32)
     reconstruct(codes, step, weights)
     if weights is not out:
@@ -200,22 +200,13 @@ def _decode_masked(data: ByteReader, entry: Entry) -> Decoding[Representation]:
 def _decode_shared(data: ByteReader, entry: Entry) -> Decoding[Representation]:
     codebook, sparse = _read_codebook(data, entry)
     dtype = _code_dtype(codebook, sparse)
-
-    def fill(part: ByteReader, codes: NDArray[Any]) -> None:
-        read_integers(part, codes, dtype)
-        if int(codes.max()) >= codebook.size + sparse:
-            raise CorruptStreamError("a code that its codebook does not have")
-
+    fill = partial(_fill_meant, dtype, Itself(dtype, codebook.size + sparse))
     return _decoding(data, entry, [dtype], fill, lambda codes: Shared(codebook, codes, sparse, entry.dtype))
 
 
 def _decode_grid(data: ByteReader, entry: Entry, kind: type[Uniform | Trellis]) -> Decoding[Representation]:
-    step, dtype = _read_step(data), _levels_dtype(entry)
-
-    def fill(part: ByteReader, codes: NDArray[Any]) -> None:
-        read_integers(part, codes, dtype)
-
-    return _decoding(data, entry, [dtype], fill, lambda codes: kind(step, codes, entry.dtype))
+    step = _read_step(data)
+    return _decoding(data, entry, [_levels_dtype(entry)], _read_codes, lambda codes: kind(step, codes, entry.dtype))
 
 
 def _decoding(
@@ -252,9 +243,13 @@ def _parts(data: ByteReader, count: int) -> list[ByteReader]:
     return parts
 
 
+def _read_codes(part: ByteReader, codes: NDArray[Any]) -> None:
+    read_integers(part, codes, codes.dtype)
+
+
 def _read_masked(part: ByteReader, mask: NDArray[np.bool_], values: NDArray[Any]) -> None:
     coded = part.part(part.varint())
-    read_integers(coded, mask, mask.dtype)
+    _read_codes(coded, mask)
     coded.finish()
     kept = np.empty(int(np.count_nonzero(mask)), values.dtype)
     if kept.size:
@@ -270,6 +265,9 @@ class _Grid:
     step: np.float32
     levels: np.dtype[Any]
     dtype: np.dtype[Any]
+
+    def check(self, low: int, count: int) -> None:
+        Itself(self.levels).check(low, count)
 
     def of_range(self, low: int, count: int) -> NDArray[Any]:
         return self.of(Itself(self.levels).of_range(low, count))

@@ -44,6 +44,16 @@ SqzOption = Annotated[
     ),
 ]
 
+MaxBytesOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="BYTES",
+        help="How large the tensors may be when decoded. By default 1 GiB, or 1024 times the file where that is more.",
+        show_default=False,
+    ),
+]
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 

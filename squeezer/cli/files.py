@@ -11,6 +11,7 @@ import typer
 from squeezer.cli.arguments import (
     ArtifactArgument,
     JsonOption,
+    MaxBytesOption,
     ModelArgument,
     RecipeOption,
     SqzOption,
@@ -52,7 +53,7 @@ def compress(
         report = api.compress(model, parsed, outputs["sqz"], progress=_follow(update), threads=threads)
         if "safetensors" in outputs:
             update("write safetensors", None, None, "")
-            api.decompress(outputs["sqz"], outputs["safetensors"])
+            api.decompress(outputs["sqz"], outputs["safetensors"], max_bytes=report.tensor_bytes)
     if as_json:
         print_json(report.to_json())
     else:
@@ -71,6 +72,7 @@ def decompress(
             show_default=False,
         ),
     ],
+    max_bytes: MaxBytesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the tensors of a .sqz file as safetensors."""
@@ -85,7 +87,7 @@ def decompress(
     fresh = folder and not output.exists()
     try:
         with console.progress(artifact.name) as update:
-            written = api.decompress(artifact, output, progress=_follow(update))
+            written = api.decompress(artifact, output, progress=_follow(update), max_bytes=max_bytes)
     except BaseException:
         if fresh:
             with suppress(OSError):
@@ -99,19 +101,19 @@ def decompress(
         console.out().print(f"{path}  {console.size_text(size)}", soft_wrap=True)
 
 
-def inspect(artifact: ArtifactArgument, as_json: JsonOption = False) -> None:
+def inspect(artifact: ArtifactArgument, max_bytes: MaxBytesOption = None, as_json: JsonOption = False) -> None:
     """Show what is inside a .sqz file, and what each of its bytes is for."""
     from squeezer import console
 
     check_exists(artifact)
-    contents = _contents(artifact)
+    contents = _contents(artifact, max_bytes)
     if as_json:
         print_json(contents)
     else:
         console.show_contents(contents, str(artifact))
 
 
-def verify(artifact: ArtifactArgument, as_json: JsonOption = False) -> None:
+def verify(artifact: ArtifactArgument, max_bytes: MaxBytesOption = None, as_json: JsonOption = False) -> None:
     """Check every byte of a .sqz file, and decode everything."""
     from squeezer import console
 
@@ -120,8 +122,8 @@ def verify(artifact: ArtifactArgument, as_json: JsonOption = False) -> None:
     from squeezer import api
 
     with console.progress(artifact.name) as update:
-        api.verify(artifact, progress=_follow(update))
-    with api.open(artifact) as opened:
+        api.verify(artifact, progress=_follow(update), max_bytes=max_bytes)
+    with api.open(artifact, max_bytes=max_bytes) as opened:
         found = {"intact": True, "size": opened.size, "tensors": len(opened.names), "files": len(opened.files)}
     if as_json:
         print_json(found)
@@ -130,12 +132,12 @@ def verify(artifact: ArtifactArgument, as_json: JsonOption = False) -> None:
         console.out().print(text, style="green", soft_wrap=True)
 
 
-def _contents(path: Path) -> dict[str, Any]:
+def _contents(path: Path, max_bytes: int | None) -> dict[str, Any]:
     """The document of `inspect --json`: `bytes` in the file, and `tensor_bytes` when decoded."""
     from squeezer import api
     from squeezer.model import DTYPE_NAMES
 
-    with api.open(path) as opened:
+    with api.open(path, max_bytes=max_bytes) as opened:
         entries = [opened.entry(name) for name in opened.names]
         tensors = [
             {
@@ -144,20 +146,19 @@ def _contents(path: Path) -> dict[str, Any]:
                 "dtype": DTYPE_NAMES[entry.dtype],
                 "kind": entry.kind,
                 "bytes": entry.length,
-                "tensor_bytes": entry.size * entry.dtype.itemsize,
+                "tensor_bytes": entry.nbytes,
                 "bits_per_weight": 8 * entry.length / max(1, entry.size),
             }
             for entry in entries
         ]
-        tensor_bytes = sum(entry.size * entry.dtype.itemsize for entry in entries)
         return {
             "tensors": tensors,
             "aliases": opened.aliases,
             "files": opened.files,
             "ledger": opened.ledger(),
             "size": opened.size,
-            "tensor_bytes": tensor_bytes,
-            "ratio": tensor_bytes / opened.size,
+            "tensor_bytes": opened.tensor_bytes,
+            "ratio": opened.tensor_bytes / opened.size,
         }
 
 

@@ -94,10 +94,7 @@ class ByteReader:
         Raises:
             CorruptStreamError: where fewer are left.
         """
-        if count > self.remaining:
-            raise CorruptStreamError(f"{count} bytes are announced where {self.remaining} are left")
-        section = self._view[self._at : self._at + count]
-        self._at += count
+        section = self._advance(count)
         self.tally[category] += count
         return section
 
@@ -111,10 +108,13 @@ class ByteReader:
         Raises:
             CorruptStreamError: where fewer are left.
         """
+        return ByteReader(self._advance(count), self.tally if tally is None else tally)
+
+    def _advance(self, count: int) -> memoryview:
         if count > self.remaining:
             raise CorruptStreamError(f"{count} bytes are announced where {self.remaining} are left")
         self._at += count
-        return ByteReader(self._view[self._at - count : self._at], self.tally if tally is None else tally)
+        return self._view[self._at - count : self._at]
 
     def byte(self, category: Category = Category.HEADER) -> int:
         """The next byte."""
@@ -158,8 +158,11 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
+_NO_ENTRY = "a code that its codebook does not have"
+
+
 class Plan(Protocol):
-    """An array analysed by a codec: its exact coded size is known before it is coded."""
+    """An array analysed by a codec: its exact coded size is known before it is written."""
 
     @property
     def size(self) -> int:
@@ -236,38 +239,47 @@ class Meaning(Protocol):
         """The type of the values."""
         ...
 
-    def of_range(self, low: int, count: int) -> NDArray[Any]:
-        """The values of the integers low .. low + count - 1.
+    def check(self, low: int, count: int) -> None:
+        """Make sure that all of the integers low .. low + count - 1 stand for something, used or not.
 
         Raises:
-            CorruptStreamError: where one of them stands for nothing.
+            CorruptStreamError: where one does not.
         """
         ...
 
-    def of(self, integers: NDArray[Any]) -> NDArray[Any]:
-        """The value of each integer.
+    def of_range(self, low: int, count: int) -> NDArray[Any]:
+        """The values of the integers low .. low + count - 1, which are checked."""
+        ...
 
-        Raises:
-            CorruptStreamError: where one of them stands for nothing.
-        """
+    def of(self, integers: NDArray[Any]) -> NDArray[Any]:
+        """The value of each integer, all of which are checked."""
         ...
 
 
 @dataclass(frozen=True)
 class Itself:
-    """Every integer that the type can hold stands for itself."""
+    """Every integer that the type can hold stands for itself; only those below `limit`, where there is one."""
 
     dtype: np.dtype[Any]
+    limit: int | None = None
+
+    def check(self, low: int, count: int) -> None:
+        """Compare the range with the type's, and with the limit."""
+        least, most = (0, 1) if self.dtype.kind == "b" else (np.iinfo(self.dtype).min, np.iinfo(self.dtype).max)
+        if low < least or low + count - 1 > most:
+            raise CorruptStreamError(f"integers {low} to {low + count - 1}, which {self.dtype} cannot hold")
+        if self.limit is not None and (low < 0 or low + count > self.limit):
+            raise CorruptStreamError(_NO_ENTRY)
 
     def of_range(self, low: int, count: int) -> NDArray[Any]:
         """The integers of the range."""
-        bounds = np.iinfo(self.dtype if self.dtype.kind in "iu" else np.uint8)
-        if low < bounds.min or low + count - 1 > bounds.max:
-            raise CorruptStreamError(f"integers {low} to {low + count - 1}, which {self.dtype} cannot hold")
+        self.check(low, count)
         return np.arange(low, low + count).astype(self.dtype)
 
     def of(self, integers: NDArray[Any]) -> NDArray[Any]:
         """The integers."""
+        if self.limit is not None and integers.size and int(integers.max()) >= self.limit:
+            raise CorruptStreamError(_NO_ENTRY)
         return integers
 
 
@@ -282,17 +294,21 @@ class Codebook:
         """The type of the values."""
         return self.values.dtype
 
+    def check(self, low: int, count: int) -> None:
+        """Compare the range with the codebook's."""
+        if low < 0 or low + count > self.values.size:
+            raise CorruptStreamError(_NO_ENTRY)
+
     def of_range(self, low: int, count: int) -> NDArray[Any]:
         """A part of the codebook."""
-        if low < 0 or low + count > self.values.size:
-            raise CorruptStreamError("a code that its codebook does not have")
+        self.check(low, count)
         return self.values[low : low + count]
 
     def of(self, integers: NDArray[Any]) -> NDArray[Any]:
         """The look-up of each integer."""
         if integers.size:
             low = int(integers.min())
-            self.of_range(low, int(integers.max()) - low + 1)
+            self.check(low, int(integers.max()) - low + 1)
         values: NDArray[Any] = self.values[integers]
         return values
 

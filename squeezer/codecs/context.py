@@ -19,7 +19,7 @@ import numpy as np
 
 from squeezer.codecs import context_kernels as kernels
 from squeezer.codecs.base import ByteReader, ByteWriter, Category, CorruptStreamError, Meaning, varint, zigzag
-from squeezer.codecs.trellis import NEXT
+from squeezer.codecs.trellis import BLOCK, NEXT, following
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -95,8 +95,8 @@ class Parameters:
 
     def _following(self) -> NDArray[np.int64]:
         """The trellis' next state by state and parity of `integer - low`."""
-        states = NEXT.astype(np.int64)[:, :: -1 if self.low % 2 else 1]
-        return np.ascontiguousarray(states if self.quantiser else np.zeros_like(states))
+        states = following(self.low) if self.quantiser else np.zeros_like(NEXT)
+        return np.ascontiguousarray(states, np.int64)
 
     def numbers(self) -> bytes:
         """The parameters as they are written."""
@@ -194,13 +194,10 @@ class Context:
         if parameters.columns > out.size:
             raise CorruptStreamError("rows longer than the array")
         stream = data.rest(Category.VALUES)
+        meaning.check(parameters.low, parameters.count)
         narrow = parameters.count <= MAX_TREE
         if narrow:
             values = meaning.of_range(parameters.low, parameters.count)
-        elif out.dtype.kind in "iu":
-            bounds = np.iinfo(out.dtype)
-            if parameters.low < bounds.min or parameters.low + parameters.count - 1 > bounds.max:
-                raise CorruptStreamError(f"integers that {out.dtype} cannot hold")
         indices = parameters.decode(stream, out.size)
         # In pieces, since numpy widens indices to eight bytes before it uses them.
         for start in range(0, out.size, _PIECE):
@@ -218,7 +215,7 @@ def _chosen(integers: NDArray[Any], counted: Histogram | None, *, trellis: bool)
     else:
         centre = int(counted.counts.argmax())
         first = Parameters(counted.low, counted.alphabet, counted.low + centre, centre)
-    start = (integers.size - _SAMPLE) // 2 // kernels.BLOCK * kernels.BLOCK if integers.size > _SAMPLE else 0
+    start = (integers.size - _SAMPLE) // 2 // BLOCK * BLOCK if integers.size > _SAMPLE else 0
     trials = _Trials(integers[start : start + _SAMPLE])
     best = trials.best(first, replace(first, split=(first.count - 1) // 2))
     lengths = _row_lengths(integers, first.centre)

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from squeezer.codecs.trellis import BLOCK
 from squeezer.compiled import kernel
 
 #: Estimates are fractions of this.
 ONE = 1 << 22
 #: What a bin without a context is coded with; of 2^16.
 HALF = 1 << 15
-#: The trellis begins anew at every element whose number is a multiple of this (`squeezer.codecs.trellis.BLOCK`).
-BLOCK = 1024
 #: Classes of average magnitude.
 CLASSES = 16
 #: Magnitudes above are alike to the contexts.

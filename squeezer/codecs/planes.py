@@ -25,6 +25,7 @@ from squeezer.codecs.base import (
     as_bits,
     varint,
 )
+from squeezer.codecs.symbols import APART, count
 from squeezer.compiled import kernel
 
 if TYPE_CHECKING:
@@ -113,9 +114,9 @@ class Planes:
     def _block(self, array: NDArray[Any], level: Level) -> list[_Plane]:
         width = array.dtype.itemsize
         planes = np.empty((width, array.size), np.uint8)
-        counts = np.zeros((width, 256), np.int64)
+        counts = np.zeros((width, APART, 256), np.int64)
         _split(as_bits(array), 0 if _is_integer(array) else 1, planes, counts)
-        return [self._plane(plane, counted, level) for plane, counted in zip(planes, counts, strict=True)]
+        return [self._plane(plane, counted, level) for plane, counted in zip(planes, counts.sum(1), strict=True)]
 
     def _plane(self, data: NDArray[np.uint8], counts: NDArray[np.int64], level: Level) -> _Plane:
         used = np.flatnonzero(counts)
@@ -170,13 +171,12 @@ def _is_integer(array: NDArray[Any]) -> bool:
 
 @kernel()
 def _split(numbers, left, planes, counts):  # type: ignore[no-untyped-def] # compiled by numba
-    """The bytes of each number, rotated left by some bits, one plane for each, and how often each byte occurs."""
+    """The bytes of each number, rotated left by some bits, one plane for each; and `count` of every plane."""
     width, size = planes.shape
-    others = np.zeros((3, 256), np.int64)
     for start in range(0, size, _CACHED):
         block = numbers[start : start + _CACHED]
         for k in range(width):
-            plane, count = planes[k, start : start + _CACHED], counts[k]
+            plane = planes[k, start : start + _CACHED]
             right = np.uint64((8 * k - left) % (8 * width))
             if right > np.uint64(8 * (width - 1)):
                 back = np.uint64(8 * width) - right
@@ -186,18 +186,7 @@ def _split(numbers, left, planes, counts):  # type: ignore[no-untyped-def] # com
             else:
                 for i in range(block.size):
                     plane[i] = np.uint8(np.uint64(block[i]) >> right)
-            # Four sets of counters: equal neighbours would otherwise wait for each other's store.
-            whole = block.size // 4 * 4
-            for i in range(0, whole, 4):
-                count[plane[i]] += 1
-                others[0, plane[i + 1]] += 1
-                others[1, plane[i + 2]] += 1
-                others[2, plane[i + 3]] += 1
-            for i in range(whole, block.size):
-                count[plane[i]] += 1
-            for i in range(256):
-                count[i] += others[0, i] + others[1, i] + others[2, i]
-            others[:] = 0
+            count(plane, 0, counts[k])
 
 
 @kernel()

@@ -128,6 +128,13 @@ def frequencies(depths: NDArray[np.int64], fineness: int, bits: int, most: int) 
     return found
 
 
+def codes(frequencies: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """What an encoder needs of each symbol, in the shape of `frequencies`: f and, above bit 16, start."""
+    starts = np.cumsum(frequencies, axis=-1) - frequencies
+    found: NDArray[np.uint32] = (frequencies | starts << 16).astype(np.uint32)
+    return found
+
+
 def chosen_depths(counts: NDArray[np.int64], fineness: int) -> NDArray[np.int64]:
     """The depths of a table that cost least together with symbols that occur so often."""
     beam = _BEAM if counts.size <= _WIDE else _NARROW_BEAM

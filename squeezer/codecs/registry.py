@@ -1,4 +1,4 @@
-"""All codecs, and the choice among them: the smallest, whose exact size is known before anything is coded."""
+"""All codecs, and the choice among them: the smallest, whose exact size is known before anything is written."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def _symbol_plans(
 ) -> Iterator[tuple[SymbolCodec, Plan]]:
     """What `auto` compares."""
     zeros = counted.counts[-counted.low] if 0 <= -counted.low < counted.alphabet else 0
+    hopeless = {
+        # Where zeros are rare, gaps cannot win, and looking for them would double the time.
+        Gaps.name: 2 * zeros <= integers.size,
+        # So few save less than a state and finer tables take, and the search for these takes a millisecond.
+        Rans.name: integers.size < _LEAST_FOR_RANS,
+    }
     for codec, first in _SYMBOL:
-        hopeless = {
-            # Where zeros are rare, gaps cannot win, and looking for them would double the time.
-            Gaps.name: 2 * zeros <= integers.size,
-            # So few save less than a state and finer tables take, and the search for these takes a millisecond.
-            Rans.name: integers.size < _LEAST_FOR_RANS,
-        }
         if level.allows(first) and not hopeless.get(codec.name, False) and counted.alphabet <= codec.widest:
             yield codec, codec.plan(integers, counted, trellis=trellis)
 
@@ -97,10 +97,9 @@ def write_integers(
         plans = [(codec, codec.plan(flat, counted, trellis=trellis)) for codec in named]
     else:
         plans = list(_symbol_plans(flat, counted, Level(level), trellis=trellis))
-    if counted.alphabet > DenseHuffman.widest:
-        return _write_best(out, [*plans, *_array_plans(flat, Level(level))], coder)
-    raw = ARRAY_CODECS[Raw.number]
-    return _write_best(out, [*plans, (raw, raw.plan(flat, Level(level)))], coder)
+    # Planes take a pass over the integers, and only pay where these are too many for one Huffman code.
+    arrays = ARRAY_CODECS.values() if counted.alphabet > DenseHuffman.widest else [ARRAY_CODECS[Raw.number]]
+    return _write_best(out, [*plans, *((codec, codec.plan(flat, Level(level))) for codec in arrays)], coder)
 
 
 def read_array(data: ByteReader, out: NDArray[Any]) -> None:

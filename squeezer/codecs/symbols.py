@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: Wider ranges are not counted.
 WIDEST = 1 << 15
 #: Neighbours are counted apart: equal ones, which are common, would wait for each other's store.
-_APART = 8
+APART = 8
 _1, _7, _8 = np.uint64(1), np.uint64(7), np.uint64(8)
 
 
@@ -24,14 +24,14 @@ def histogram(integers: NDArray[Any]) -> Histogram | None:
     low, high = int(integers.min()), int(integers.max())
     if high - low >= WIDEST:
         return None
-    counts = np.zeros((_APART, high - low + 1), np.int64)
-    _count(integers, low, counts)
+    counts = np.zeros((APART, high - low + 1), np.int64)
+    count(integers, low, counts)
     return Histogram(low, counts.sum(axis=0))
 
 
 @kernel()
-def _count(integers, low, counts):  # type: ignore[no-untyped-def] # compiled by numba
-    """Count the integers, less `low`; each row of `counts` receives every eighth of them."""
+def count(integers, low, counts):  # type: ignore[no-untyped-def] # compiled by numba
+    """Count the integers, less `low`: each of the APART rows of `counts` receives every eighth of them."""
     low, size = np.uint64(low), np.uint64(integers.size)
     at = np.uint64(0)
     while at < size & ~_7:

@@ -37,6 +37,11 @@ STATES = 8
 NEXT = np.array([[0, 1], [3, 2], [5, 4], [6, 7], [1, 0], [2, 3], [4, 5], [7, 6]], np.uint8)
 
 
+def following(low: int) -> NDArray[np.uint8]:
+    """The state after an element, as `NEXT`, by the parity of its code less `low`; shape (STATES, 2)."""
+    return NEXT[:, ::-1] if low % 2 else NEXT
+
+
 def quantisers(codes: NDArray[np.signedinteger[Any]]) -> NDArray[np.uint8]:
     """q of every code: 0 where Q0 holds, 1 where Q1 does; shape (n,), as `codes`, which begin at a block's start."""
     out = np.empty(codes.size, np.uint8)

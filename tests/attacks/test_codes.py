@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from squeezer.codecs import SYMBOL_CODECS, ByteReader, Codebook, CorruptStreamError, Itself, Meaning
+from squeezer.artifact.tensor import _Grid
+from squeezer.codecs import SYMBOL_CODECS, ByteReader, ByteWriter, Codebook, CorruptStreamError, Itself, Meaning
+from squeezer.codecs.base import Histogram, SymbolCodec
+from squeezer.codecs.symbols import histogram
 from tests.fuzz.mutate import varint
 
 N = 100
@@ -209,8 +212,49 @@ def test_context_parameters_out_of_range(changes: dict[str, int]) -> None:
 
 def test_a_wide_context_alphabet_for_a_narrow_type() -> None:
     refused("context", context(count=2**32 - 1), "cannot hold", meaning=Itself(I32))
+    grid = _Grid(np.float32(0.5), np.dtype(np.int8), np.dtype(np.float32))
+    refused("context", context(count=5000), "cannot hold", meaning=grid)
 
 
 @pytest.mark.parametrize("data", [b"\0", b"\1\0", b"\xff" * 40, b"\1" * 4000])
 def test_a_context_stream_of_the_wrong_length(data: bytes) -> None:
     refused("context", context() + data, "wrong length|outside its alphabet")
+
+
+@pytest.mark.parametrize("codec", SYMBOL_CODECS.values(), ids=lambda codec: codec.name)
+@pytest.mark.parametrize("meaning", [Codebook(np.zeros(4, np.float32)), Itself(U8, 4)], ids=["values", "codes"])
+def test_an_alphabet_has_no_integer_beyond_the_codebook_used_or_not(codec: SymbolCodec, meaning: Meaning) -> None:
+    integers = (np.arange(N) % 4).astype(np.uint8)
+    for unused in (0, 1):
+        counts = np.append(np.bincount(integers), np.zeros(unused, np.int64))
+        out = ByteWriter()
+        codec.plan(integers, Histogram(0, counts)).write(out)
+        if unused and alphabet_size(codec, out.getvalue()) > 4:
+            refused(codec.name, out.getvalue(), "codebook does not have", meaning=meaning)
+        else:
+            read(codec.name, out.getvalue(), meaning=meaning)
+
+
+def alphabet_size(codec: SymbolCodec, data: bytes) -> int:
+    """How many integers codes 0, 1, 2, 3 and perhaps 4 are said to be of; gaps trim theirs."""
+    if codec.name == "gaps":
+        return 4
+    reader = ByteReader(data)
+    if codec.name != "huffman":
+        reader.byte()
+    reader.signed()
+    return reader.varint() + 1
+
+
+@pytest.mark.parametrize("codec", SYMBOL_CODECS.values(), ids=lambda codec: codec.name)
+def test_a_boolean_is_0_or_1_by_any_codec(codec: SymbolCodec) -> None:
+    for two in (1, 2):
+        integers = np.where(np.arange(N) % 3 == 0, two, 0).astype(np.uint8)
+        counted = histogram(integers)
+        assert counted is not None
+        out = ByteWriter()
+        codec.plan(integers, counted).write(out)
+        if two == 2:
+            refused(codec.name, out.getvalue(), "cannot hold", meaning=Itself(np.dtype(np.bool_)))
+        else:
+            assert read(codec.name, out.getvalue(), meaning=Itself(np.dtype(np.bool_))).sum() == integers.sum()

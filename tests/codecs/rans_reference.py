@@ -98,9 +98,11 @@ class Lanes:
         assert all(state == 1 << 16 for state in self.states)
 
 
-def decode(data: Cursor, n: int) -> list[int]:
-    """The integers; an error of some kind where the bytes break a rule."""
+def decode(data: Cursor, n: int, allowed: range) -> list[int]:
+    """The integers, all of which are allowed; an error of some kind where the bytes break a rule."""
     head = Head.read(data)
+    assert head.low in allowed
+    assert head.low + head.count - 1 in allowed
     reader = _bits(data.take(data.varint(), "tables"))
     symbols = _symbols(head) if head.contexts else [(level, 0, 1) for level in range(head.count)]
     groups = [_runs(reader) for _ in range((1 + head.quantiser) * (1 + head.signs))] if head.contexts else [[1]]

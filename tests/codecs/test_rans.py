@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from squeezer.codecs import ByteReader, ByteWriter, Codebook, CorruptStreamError, rans, rans_tables
+from squeezer.codecs import ByteReader, ByteWriter, Codebook, CorruptStreamError, rans, rans_search, rans_tables
 from squeezer.codecs import rans_kernels as kernels
 from squeezer.codecs.base import Itself, varint, zigzag
 from squeezer.codecs.rans import Rans
@@ -36,8 +36,8 @@ def coded(integers: np.ndarray, *, trellis: bool = False) -> bytes:
 def coded_with_contexts(integers: np.ndarray, **changes: object) -> bytes:
     """Coded in contexts, even where those do not pay."""
     counted = histogram(integers)
-    contexts = replace(rans._first_contexts(counted, trellis=False), **changes)
-    plan = rans._Surveyed.of(integers, contexts, [contexts]).plan(integers)
+    contexts = replace(rans_search._first_contexts(counted, trellis=False), **changes)
+    plan = rans._contextual_plan(integers, rans_search.Surveyed.of(integers, contexts, [contexts]))
     out = ByteWriter()
     plan.write(out)
     assert plan.size == len(out.getvalue())
@@ -54,7 +54,7 @@ def decoded(data: bytes | bytearray, count: int, dtype: object) -> np.ndarray:
 
 def slowly_decoded(data: bytes, count: int) -> list[int]:
     cursor = Bytes(data, Counter())
-    integers = rans_reference.decode(cursor, count)
+    integers = rans_reference.decode(cursor, count, range(-(1 << 31), 1 << 32))
     assert cursor.left == 0
     return integers
 
@@ -174,7 +174,7 @@ def test_structure_pays_and_shuffling_takes_it_away() -> None:
 
 def test_the_width_of_a_kernel_is_found() -> None:
     integers = kernels_of_a_convolution(np.random.default_rng(4), 48)
-    surveyed = rans._Surveyed.best(integers, histogram(integers), trellis=False)
+    surveyed = rans_search.Surveyed.best(integers, histogram(integers), trellis=False)
     assert surveyed is not None
     assert surveyed.contexts.lag == 3
 

@@ -16,13 +16,15 @@ import numpy as np
 from squeezer.compiled import kernel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from squeezer.methods.quantization.shaping import Shaping
 
 #: Of so many weights the lengths are estimated; a sample of rows, where there are more.
 _SAMPLE = 1 << 20
-PASSES = 4
+_PASSES = 4
 #: Beyond so many levels each way, neighbouring levels cost the same but for noise, and rate does not decide.
 MOST_PRICED = 1 << 12
 
@@ -53,32 +55,50 @@ class Rounding:
         self._round(weights, mask, codes)
 
     def _prices(self, weights: NDArray[np.float32], mask: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """rate_weight * bits of every level from -most to most, estimated in a few passes.
-
-        The lengths of a pass are the mean of the last ones and those that its levels call for, so that they cannot
-        swing; and the prices of the pass with the least sum of error and rate are taken, so that they cannot run away.
-        """
+        """The price of every level from -most to most."""
         codes = np.empty(weights.shape, np.int32)
-        self._priced = np.zeros(2 * self._most + 1)
-        best, least = self._priced, np.inf
-        error = self._round(weights, mask, codes)
-        lengths = _code_lengths(codes, self._most)
-        for _ in range(PASSES):
-            self._priced = self._weight * lengths
+
+        def attempt(prices: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+            self._priced = prices
             error = self._round(weights, mask, codes)
-            fresh = _code_lengths(codes, self._most)
-            total = error + self._weight * float(fresh[codes + self._most].sum())
-            if total >= least:
-                break
-            best, least = self._priced, total
-            lengths = (lengths + fresh) / 2
-        return best
+            lengths = _code_lengths(codes, self._most)
+            return lengths, error + self._weight * float(lengths[codes + self._most].sum())
+
+        return settled(attempt, np.zeros(2 * self._most + 1), self._weight)
 
     def _round(self, weights: NDArray[np.float32], mask: NDArray[np.uint8], codes: NDArray[np.signedinteger]) -> float:
         if self._shaping is None:
             return float(_plain(weights, mask, self._step, self._most, self._priced, codes))
         own, rest, gain, _ = self._shaping
         return float(_shaped(weights, mask, self._step, self._most, self._priced, own, rest, gain, codes))
+
+
+def settled(
+    attempt: Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], float]],
+    free: NDArray[np.float64],
+    weight: float,
+) -> NDArray[np.float64]:
+    """weight * length of every code, estimated in a few passes.
+
+    The lengths of a pass are the mean of the last ones and those that its codes call for, so that they cannot swing;
+    and the prices of the pass with the least sum of error and rate are taken, so that they cannot run away.
+
+    Args:
+        attempt: codes the weights at these prices; returns the lengths that the codes call for, and the sum of squared
+            error and, at these lengths, rate.
+        free: prices of nothing.
+        weight: of a bit.
+    """
+    lengths, _ = attempt(free)
+    best, least = free, np.inf
+    for _ in range(_PASSES):
+        prices = weight * lengths
+        fresh, total = attempt(prices)
+        if total >= least:
+            break
+        best, least = prices, total
+        lengths = (lengths + fresh) / 2
+    return best
 
 
 def sample(weights: NDArray[np.float32], mask: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

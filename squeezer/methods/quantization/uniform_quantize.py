@@ -54,7 +54,8 @@ class UniformQuantize(Step):
     )
     trellis: bool = Field(
         False,
-        description="the codes before a weight pick one of two interleaved grids: a fifth less error at equal size",
+        description="the codes before a weight pick one of two interleaved grids: a fifth less squared error at "
+        "equal size",
     )
 
     accepts: ClassVar[frozenset[str]] = frozenset({"dense", "masked"})

@@ -20,7 +20,8 @@ from squeezer.errors import Code, ModelError
 from squeezer.methods import UniformQuantize
 from squeezer.methods.quantization import trellis
 from squeezer.methods.quantization.shaping import Shaping, shaping_of
-from squeezer.methods.quantization.trellis import LANES, LIMIT, STRETCH, Search
+from squeezer.methods.quantization.trellis import LIMIT, Search
+from squeezer.methods.quantization.trellis_kernels import LANES, STRETCH
 from squeezer.model import InMemoryModel
 from squeezer.pipeline import run
 from squeezer.recipe import parse_recipe
