@@ -11,7 +11,7 @@ WORKDIR /build
 # The packages change less often than the code: an empty package has the same dependencies, and the layer stays.
 COPY pyproject.toml requirements.txt README.md LICENSE ./
 RUN mkdir squeezer && touch squeezer/__init__.py \
-    && /opt/venv/bin/pip install --constraint requirements.txt '.[torch,service]' \
+    && /opt/venv/bin/pip install --constraint requirements.txt '.[torch,onnx,service]' \
     && /opt/venv/bin/pip uninstall --yes squeezer
 COPY squeezer squeezer
 RUN /opt/venv/bin/pip install --no-deps .

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from squeezer import pipeline
 from squeezer.artifact import Artifact
-from squeezer.errors import ArtifactError, Code
-from squeezer.formats import open_model, safetensors
+from squeezer.data.accept import judge
+from squeezer.errors import ArtifactError, Code, SqueezerError
+from squeezer.formats import safetensors
 from squeezer.formats.folder import path_flaw
+from squeezer.formats.onnx_parts import SKELETON
 from squeezer.progress import Meter, Progress, silent
 from squeezer.recipe import Recipe, parse_recipe
+from squeezer.upload import open_upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,31 +35,100 @@ def compress(
     recipe: object = "safe",
     out: StrPath | None = None,
     *,
+    data: StrPath | None = None,
+    checkpoints: StrPath | None = None,
     progress: Callable[[Progress], None] = silent,
     threads: int | None = None,
 ) -> Report:
-    """Compress a model file into a `.sqz` file.
+    """Compress a model file into a `.sqz` file, and measure the result where there is data.
 
     Args:
-        path: a safetensors file, a PyTorch checkpoint, or a Hugging Face folder, zipped or not.
+        path: an exported program (.pt2), a safetensors file, a PyTorch checkpoint, an ONNX model, or a Hugging Face
+            folder, zipped or not.
         recipe: a preset's name, a recipe document, or a `Recipe`.
         out: the file to write; by default `path` with the suffix `.sqz`.
-        progress: called after each tensor.
+        data: a data set, for steps that retrain, and to measure original and result on its test rows.
+        checkpoints: a folder in which long steps note how far they are, and from which they go on.
+        progress: called after each tensor, and as long steps go on.
         threads: by default one for each core.
 
     Returns:
-        What was done, and the sizes.
+        What was done, the sizes, and the evaluation.
 
     Raises:
+        NotAcceptedError: the result is outside the recipe's `accept`; the file is there.
         SqueezerError: with a stable code and a sentence that says what to do.
     """
     chosen = recipe if isinstance(recipe, Recipe) else parse_recipe(recipe)
     out = Path(path).with_suffix(".sqz") if out is None else Path(out)
-    model = open_model(Path(path))
-    try:
-        return pipeline.run(model, chosen, out, progress=progress, threads=threads or cores())
-    finally:
-        model.close()
+    report = compress_only(path, chosen, out, data=data, checkpoints=checkpoints, progress=progress, threads=threads)
+    if data is None:
+        return report
+    evaluation = evaluate(path, out, chosen, data, progress=progress, threads=threads)
+    if evaluation is None:
+        return report
+    report = replace(report, headline=evaluation["headline"], evaluation=evaluation)
+    if reason := judge(evaluation, chosen.accept):
+        raise NotAcceptedError(reason, report)
+    return report
+
+
+def compress_only(
+    path: StrPath,
+    recipe: Recipe,
+    out: StrPath,
+    *,
+    data: StrPath | None = None,
+    checkpoints: StrPath | None = None,
+    progress: Callable[[Progress], None] = silent,
+    threads: int | None = None,
+) -> Report:
+    """As `compress`, without the measurement at the end."""
+    with closing(open_upload(Path(path), recipe.architecture)) as model:
+        return pipeline.run(
+            model,
+            recipe,
+            Path(out),
+            data=None if data is None else Path(data),
+            checkpoints=None if checkpoints is None else Path(checkpoints),
+            progress=progress,
+            threads=threads or cores(),
+        )
+
+
+def evaluate(
+    path: StrPath,
+    origin: Origin,
+    recipe: Recipe,
+    data: StrPath,
+    *,
+    progress: Callable[[Progress], None] = silent,
+    threads: int | None = None,
+) -> dict[str, Any] | None:
+    """Measure a model and the `.sqz` file that was made of it, the same way, on the data set's test rows.
+
+    Args:
+        path: the model as uploaded.
+        origin: the `.sqz` file.
+        recipe: for its `data`, `architecture` and `device`.
+        data: the data set.
+        progress: called as the work goes on.
+        threads: by default one for each core.
+
+    Returns:
+        The evaluation as a JSON document (`docs/evaluation.md`); None where the model has no graph to run.
+    """
+    from squeezer.evaluate import evaluate_files
+
+    return evaluate_files(Path(path), origin, recipe, Path(data), progress, threads or cores())
+
+
+class NotAcceptedError(SqueezerError):
+    """A result that is outside of what the recipe accepts. `report` tells all about it, and its file is there."""
+
+    def __init__(self, detail: str, report: Report) -> None:
+        super().__init__(Code.NOT_ACCEPTED, detail)
+        self.report = report
 
 
 def load(origin: Origin, *, threads: int | None = None, max_bytes: int | None = None) -> dict[str, NDArray[Any]]:
@@ -126,11 +200,12 @@ def decompress(
     progress: Callable[[Progress], None] = silent,
     max_bytes: int | None = None,
 ) -> list[Path]:
-    """Write a `.sqz` file's tensors as safetensors.
+    """Write a `.sqz` file's tensors in a format that others read.
 
     Args:
         origin: the `.sqz` file: a path, its bytes, or an http(s) URL.
-        out: a `.safetensors` file, or a folder, which then also receives the files that came with the model.
+        out: a `.safetensors` file; a `.pt2` or `.onnx` file, where the file carries its network; or a folder, which
+            then also receives the files that came with the model, or the ONNX file that the model was.
         progress: called after each tensor.
         max_bytes: how large all tensors together may be when decoded: see `open`.
 
@@ -142,16 +217,28 @@ def decompress(
         if target.suffix == ".safetensors":
             _write_safetensors(artifact, target, progress)
             return [target]
-        written = target / "model.safetensors"
-        _check_places([written.name, *artifact.files])
-        target.mkdir(parents=True, exist_ok=True)
-        _write_safetensors(artifact, written, progress)
-        return [written, *(_write_file(target, name, artifact.read_file(name)) for name in artifact.files)]
+        if target.suffix in {".pt2", ".onnx"}:
+            _write_program(artifact, target)
+            return [target]
+        return _write_folder(artifact, target, progress)
 
 
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def _write_folder(artifact: Artifact, folder: Path, progress: Callable[[Progress], None]) -> list[Path]:
+    """Write the tensors, and the files that came with them; of an ONNX model that is the model with its weights."""
+    written = folder / "model.safetensors"
+    names = [name for name in artifact.files if name != SKELETON]
+    programs = [folder / "model.onnx"] if SKELETON in artifact.files else []
+    _check_places([written.name, *(path.name for path in programs), *names])
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in programs:
+        _write_onnx(artifact, path)
+    _write_safetensors(artifact, written, progress)
+    return [written, *programs, *(_write_file(folder, name, artifact.read_file(name)) for name in names)]
 
 
 def _write_safetensors(artifact: Artifact, out: Path, progress: Callable[[Progress], None]) -> None:
@@ -166,6 +253,31 @@ def _write_safetensors(artifact: Artifact, out: Path, progress: Callable[[Progre
         return artifact[name]
 
     safetensors.write(out, tensors, read, artifact.aliases)
+
+
+def _write_program(artifact: Artifact, out: Path) -> None:
+    """Write the network with its tensors, as the suffix says."""
+    if out.suffix == ".onnx" and SKELETON in artifact.files:
+        _write_onnx(artifact, out)
+        return
+    graph = artifact.graph()
+    if graph is None:
+        raise ArtifactError(
+            f"the file holds tensors alone, and no network to write as {out.suffix}; write a .safetensors file",
+            "graph",
+            Code.NO_GRAPH,
+        )
+    from squeezer.training.export import write_onnx, write_pt2
+
+    write = write_onnx if out.suffix == ".onnx" else write_pt2
+    write(graph, {name: artifact[name] for name in artifact.names}, out)
+
+
+def _write_onnx(artifact: Artifact, out: Path) -> None:
+    """Write the ONNX file that was uploaded, with the decoded weights."""
+    from squeezer.formats import onnx  # whose package not everybody has
+
+    onnx.write(artifact, out)
 
 
 def _check_places(names: list[str]) -> None:

@@ -1,9 +1,10 @@
 """One attempt at a job, in a process of its own: `python -m squeezer.child compress|verify FOLDER`, or `warm`.
 
-The folder holds `input/model` and `input/recipe.json`, and an empty `output/`. `compress` writes
-`output/artifact.sqz`, `output/report.json` and what else the recipe asks for; `verify`, in a clean process, reopens the
-artifact and compares what it decodes with the report. Events go to standard output, one JSON object a line; the last is
-`done` or `error`. The process ends when its parent does, or when standard input is closed.
+The folder holds `input/model`, `input/recipe.json`, maybe `input/dataset`, an empty `output/`, and `checkpoints/` with
+what an earlier attempt may have left. `compress` writes `output/artifact.sqz`, `output/report.json` and what else the
+recipe asks for; `verify`, in a clean process, reopens the artifact, compares what it decodes with the report, and
+measures it into `output/evaluation.json` where there is data. Events go to standard output, one JSON object a line;
+the last is `done` or `error`. The process ends when its parent does, or when standard input is closed.
 """
 
 from __future__ import annotations
@@ -82,12 +83,20 @@ def compress(folder: str, *, emit: Emit) -> None:
 
     source, target = Path(folder) / "input", Path(folder) / "output"
     recipe = Recipe.model_validate_json((source / "recipe.json").read_bytes())
-    report = api.compress(
-        source / "model", recipe, target / "artifact.sqz", progress=_throttled(emit), threads=_threads()
+    report = api.compress_only(
+        source / "model",
+        recipe,
+        target / "artifact.sqz",
+        data=_dataset(source),
+        checkpoints=Path(folder) / "checkpoints",
+        progress=_throttled(emit),
+        threads=_threads(),
     )
-    if "safetensors" in recipe.outputs:
-        emit(event="progress", stage="write safetensors", progress=1.0, eta_seconds=None, layer="")
-        api.decompress(target / "artifact.sqz", target / "model.safetensors", max_bytes=report.tensor_bytes)
+    for output in recipe.outputs:
+        if output != "sqz":
+            emit(event="progress", stage=f"write {output}", progress=1.0, eta_seconds=None, layer="")
+            path = target / f"model.{output}"
+            api.decompress(target / "artifact.sqz", path, max_bytes=report.tensor_bytes)
     (target / "report.json").write_text(json.dumps(report.to_json()), encoding="utf-8")
 
 
@@ -101,7 +110,7 @@ def verify(folder: str, *, emit: Emit) -> None:
     from squeezer.progress import Meter
     from squeezer.representations import digest
 
-    target = Path(folder) / "output"
+    source, target = Path(folder) / "input", Path(folder) / "output"
     report = json.loads((target / "report.json").read_bytes())
     expected: dict[str, str] = report["digests"]
     ledger: Counter[str] = Counter()
@@ -121,6 +130,29 @@ def verify(folder: str, *, emit: Emit) -> None:
             artifact.read_file(path)
         if artifact.ledger(ledger) != report["ledger"]:
             raise ArtifactError("its bytes are not for what they were written", "ledger", Code.VERIFICATION_FAILED)
+    if (data := _dataset(source)) is not None:
+        _evaluate(source, target, data, emit)
+
+
+def _evaluate(source: Path, target: Path, data: Path, emit: Emit) -> None:
+    """Measure original and artifact into `output/evaluation.json`, and judge by the recipe's `accept`."""
+    from squeezer import api
+    from squeezer.data.accept import judge
+    from squeezer.recipe import Recipe
+
+    recipe = Recipe.model_validate_json((source / "recipe.json").read_bytes())
+    artifact = target / "artifact.sqz"
+    evaluation = api.evaluate(source / "model", artifact, recipe, data, progress=_throttled(emit), threads=_threads())
+    if evaluation is None:
+        return
+    (target / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
+    if reason := judge(evaluation, recipe.accept):
+        raise SqueezerError(Code.NOT_ACCEPTED, reason)
+
+
+def _dataset(source: Path) -> Path | None:
+    path = source / "dataset"
+    return path if path.exists() else None
 
 
 def _same_bits(one: NDArray[Any], other: NDArray[Any]) -> bool:

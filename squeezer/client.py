@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from tempfile import NamedTemporaryFile
 from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 
@@ -21,7 +21,7 @@ from squeezer import __version__
 from squeezer.network import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 _T = TypeVar("_T")
@@ -83,20 +83,25 @@ class Client:
         model: Path,
         spec: Mapping[str, Any],
         progress: Callable[[int, int], None] = lambda _done, _total: None,
+        *,
+        dataset: Path | None = None,
     ) -> dict[str, Any]:
-        """Upload a model and queue a job for it; the job.
+        """Upload a model, and maybe a data set, and queue a job for it; the job.
 
         Args:
             model: the file to upload; it is read piece by piece.
             spec: the recipe document.
-            progress: called with the bytes that were sent and their total.
+            progress: called with the bytes of files that were sent and their total.
+            dataset: what the model is to be retrained and measured with; it is read piece by piece, too.
 
         Raises:
             ServiceError: the service refuses it, or cannot be reached.
-            OSError: the file cannot be read.
+            OSError: a file cannot be read.
         """
-        with model.open("rb") as file:
-            form = _Form(file, model.name, spec, progress)
+        paths = {"model": model} if dataset is None else {"dataset": dataset, "model": model}
+        with ExitStack() as stack:
+            files = [(part, path.name, stack.enter_context(path.open("rb"))) for part, path in paths.items()]
+            form = _Form(files, spec, progress)
             try:
                 response = self._http.post(
                     "/jobs",
@@ -224,41 +229,61 @@ def _refusal(response: httpx.Response) -> ServiceError:
 
 
 class _Form:
-    """The multipart body of a job: the spec, so that a mistake in it is found at once, and then the model."""
+    """The multipart body of a job: the spec, so that a mistake in it is found at once, and then the files."""
 
     def __init__(
-        self, file: IO[bytes], name: str, spec: Mapping[str, Any], progress: Callable[[int, int], None]
+        self,
+        files: Sequence[tuple[str, str, IO[bytes]]],
+        spec: Mapping[str, Any],
+        progress: Callable[[int, int], None],
     ) -> None:
+        """`files` are the names of the parts, the names of the files, and the open files."""
         boundary = secrets.token_hex(16)
-        self._file = file
         self._progress = progress
-        self._size = os.fstat(file.fileno()).st_size
-        # As browsers escape names.
-        escaped = name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
-        self._head = (
+        self._files = [
+            (_head(boundary, part, name), file, os.fstat(file.fileno()).st_size) for part, name, file in files
+        ]
+        self._total = sum(size for _, _, size in self._files)
+        self._spec = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="spec"\r\nContent-Type: application/json\r\n\r\n'
-            f"{json.dumps(spec)}\r\n"
-            f'--{boundary}\r\nContent-Disposition: form-data; name="model"; filename="{escaped}"\r\n'
-            "Content-Type: application/octet-stream\r\n\r\n"
-        ).encode("utf-8", "surrogateescape")
+            f"{json.dumps(spec)}"
+        ).encode()
         self._tail = f"\r\n--{boundary}--\r\n".encode()
+        framing = len(self._spec) + sum(len(head) for head, _, _ in self._files) + len(self._tail)
         self.headers = {
             "Content-Type": f"multipart/form-data; boundary={boundary}",
-            "Content-Length": str(len(self._head) + self._size + len(self._tail)),
+            "Content-Length": str(framing + self._total),
         }
 
     def body(self) -> Iterator[bytes]:
         """The body's bytes, piece by piece."""
-        yield self._head
+        yield self._spec
         done = 0
-        while done < self._size:
-            chunk = self._file.read(min(_CHUNK_BYTES, self._size - done))
-            if not chunk:
-                raise OSError("the model file became shorter while it was sent; let nothing write to it")
-            yield chunk
-            done += len(chunk)
-            self._progress(done, self._size)
+        for head, file, size in self._files:
+            yield head
+            for chunk in _pieces(file, size):
+                yield chunk
+                done += len(chunk)
+                self._progress(done, self._total)
         yield self._tail
+
+
+def _head(boundary: str, part: str, name: str) -> bytes:
+    """What comes before the bytes of a file; its name is escaped as browsers do."""
+    escaped = name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+    return (
+        f'\r\n--{boundary}\r\nContent-Disposition: form-data; name="{part}"; filename="{escaped}"\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n"
+    ).encode("utf-8", "surrogateescape")
+
+
+def _pieces(file: IO[bytes], size: int) -> Iterator[bytes]:
+    while size > 0:
+        chunk = file.read(min(_CHUNK_BYTES, size))
+        if not chunk:
+            raise OSError(f"{file.name} became shorter while it was sent; let nothing write to it")
+        yield chunk
+        size -= len(chunk)
 
 
 def _check_digest(response: httpx.Response, digest: bytes) -> None:

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+from squeezer import wording
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -31,6 +33,8 @@ _PIPE_COLUMNS = 160
 #: Where standard error is no terminal: seconds between two lines about the same stage.
 _SECONDS_BETWEEN_LINES = 5.0
 _LARGEST = 12
+#: A drop with a smaller p is no accident.
+_SIGNIFICANT = 0.05
 _UNITS = ("kB", "MB", "GB")
 #: Before this much is done, an estimate of the time that is left is a guess.
 _ETA_FROM = 0.02
@@ -46,6 +50,7 @@ LEDGER = {
     "padding": "bits that fill up bytes",
     "checks": "checksums",
     "files": "files that came with the model",
+    "graph": "the network: which operators it has",
 }
 
 
@@ -163,9 +168,15 @@ def show_report(report: Mapping[str, Any], file: str) -> None:
         report: `Report.to_json()`, or the same keys of a job.
         file: the name of the `.sqz` file.
     """
-    out().print(report["headline"], style=_headline_style(report["headline"]), soft_wrap=True)
+    out().print(report["headline"], style=_headline_style(report), soft_wrap=True)
     out().print()
     out().print(_pairs(_figures(report, file)))
+    if evaluation := report.get("evaluation"):
+        out().print()
+        show_evaluation(evaluation)
+    if sensitivity := report.get("findings", {}).get("sensitivity"):
+        out().print()
+        show_sensitivity(sensitivity)
     layers = sorted(report["layers"], key=lambda layer: -int(layer["tensor_bytes"]))
     if layers:
         out().print()
@@ -174,10 +185,28 @@ def show_report(report: Mapping[str, Any], file: str) -> None:
         out().print(f"and {len(layers) - _LARGEST} smaller tensors: squeezer inspect {file}", style="dim")
 
 
-def _headline_style(headline: str) -> str:
-    if "likely lost" in headline:
+def show_evaluation(evaluation: Mapping[str, Any]) -> None:
+    """The original and the decoded file on the same rows: the document of `docs/evaluation.md`."""
+    out().print(_pairs(wording.evaluation_lines(evaluation)))
+
+
+def show_sensitivity(findings: Mapping[str, Any]) -> None:
+    """How much each tensor matters: the findings of the step `sensitivity`, with a curve for each."""
+    columns, rows = wording.sensitivity_table(findings)
+    show_rows(columns, rows, frozenset({1, *range(3, len(columns))}))
+    for line in wording.sensitivity_lines(findings):
+        out().print(line, soft_wrap=True)
+
+
+def _headline_style(report: Mapping[str, Any]) -> str:
+    headline, evaluation = report["headline"], report.get("evaluation")
+    if "likely lost" in headline or "not a finite number" in headline:
         return "bold red"
-    return "bold yellow" if "not measured" in headline else "bold green"
+    worse = False
+    if evaluation and evaluation["labelled"]:
+        drop, p = evaluation["drop"]["value"], evaluation["test"]["p"]
+        worse = drop is None or (drop > 0 and p is not None and p < _SIGNIFICANT)
+    return "bold yellow" if worse or "not measured" in headline or "unknown" in headline else "bold green"
 
 
 def _figures(report: Mapping[str, Any], file: str) -> Iterator[tuple[str, str]]:
@@ -188,10 +217,10 @@ def _figures(report: Mapping[str, Any], file: str) -> Iterator[tuple[str, str]]:
     for i, step in enumerate(report["steps"]):
         detail = f"{step['method']} on {_count(step['tensors'], 'tensor')}, {time_text(step['seconds'])}"
         yield ("" if i else "steps"), detail
-    if report["left_out"]:
-        yield "left out", f"{', '.join(dict.fromkeys(report['left_out']))} (needs data, and there was none)"
+    yield from _limited("left out", [f"{item['method']}: {item['reason']}" for item in report["left_out"]])
     yield from _limited("dropped", [f"{item['name']}: {item['reason']}" for item in report["dropped"]])
     yield from _limited("other files", [f"{path}, {size_text(n)}" for path, n in report["files"].items()])
+    yield from _limited("events", [wording.event_line(event) for event in report.get("events", [])])
     for i, warning in enumerate(report["warnings"]):
         yield ("" if i else "warnings"), warning
 
@@ -215,10 +244,15 @@ def _layer_table(layers: Iterable[Mapping[str, Any]]) -> Table:
             size_text(layer["stored_bytes"]),
             f"{layer['bits_per_weight']:.2f}",
             f"{layer['sparsity']:.0%}",
-            f"{layer['relative_error']:.2%}" if layer["relative_error"] else "none",
+            _error_text(layer["relative_error"]),
             f"{layer['kind']}, {layer['coder']}",
         )
     return table
+
+
+def _error_text(error: float | None) -> str:
+    """A step may have made a tensor anew, which then has no original to differ from."""
+    return "new" if error is None else f"{error:.2%}" if error else "none"
 
 
 def show_contents(contents: Mapping[str, Any], file: str) -> None:

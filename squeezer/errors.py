@@ -18,17 +18,30 @@ class Code(StrEnum):
     INVALID_CHECKPOINT = "invalid_checkpoint"
     INVALID_ARCHIVE = "invalid_archive"
     ARCHIVE_TOO_LARGE = "archive_too_large"
+    INVALID_ONNX = "invalid_onnx"
     UNSAFE_PICKLE = "unsafe_pickle"
     UNSUPPORTED_DTYPE = "unsupported_dtype"
     UNSUPPORTED_FORMAT = "unsupported_format"
     NO_TENSORS = "no_tensors"
     UNSUPPORTED_NAMES = "unsupported_names"
+    UNSUPPORTED_OPERATOR = "unsupported_operator"
+    INVALID_GRAPH = "invalid_graph"
     MISSING_DEPENDENCY = "missing_dependency"
     FILE_NOT_FOUND = "file_not_found"
+    MISMATCHED_ARCHITECTURE = "mismatched_architecture"
+    # the data set
+    UNKNOWN_DATA = "unknown_data"
+    MISSING_ARRAY = "missing_array"
+    INVALID_DATA = "invalid_data"
+    TOO_FEW_ROWS = "too_few_rows"
     # the work
     NOTHING_TO_COMPRESS = "nothing_to_compress"
     NON_FINITE_WEIGHTS = "non_finite_weights"
+    NON_FINITE_LOSS = "non_finite_loss"
+    NO_DEVICE = "no_device"
     VERIFICATION_FAILED = "verification_failed"
+    NOT_ACCEPTED = "not_accepted"
+    EXPORT_FAILED = "export_failed"
     OUT_OF_MEMORY = "out_of_memory"
     DISK_FULL = "disk_full"
     DEADLINE_EXCEEDED = "deadline_exceeded"
@@ -40,6 +53,7 @@ class Code(StrEnum):
     NOT_AN_ARTIFACT = "not_an_artifact"
     NEWER_ARTIFACT = "newer_artifact"
     ARTIFACT_TOO_LARGE = "artifact_too_large"
+    NO_GRAPH = "no_graph"
     UNREADABLE_SOURCE = "unreadable_source"
 
 
@@ -64,6 +78,10 @@ class RecipeError(SqueezerError):
 
 class ModelError(SqueezerError):
     """The uploaded model cannot be read, or cannot be compressed as asked."""
+
+
+class DataError(SqueezerError):
+    """The data set cannot be read, or does not fit the network or the recipe's `data`."""
 
 
 class ArtifactError(SqueezerError):

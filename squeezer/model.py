@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from squeezer.graph import Graph
+
 #: The element types that a tensor may have, by the names that safetensors gives them.
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
@@ -107,6 +109,11 @@ class Model(Protocol):
         """Files that came with the model (a Hugging Face folder's configuration): relative path to size."""
         ...
 
+    @property
+    def graph(self) -> Graph | None:
+        """The network itself, where the upload says what it does with its tensors (.pt2)."""
+        ...
+
     def read(self, name: str) -> NDArray[Any]:
         """The tensor of that stored name, a fresh C-contiguous array of its shape and dtype."""
         ...
@@ -130,6 +137,7 @@ class InMemoryModel:
     aliases: dict[str, str] = field(default_factory=dict)
     dropped: list[Dropped] = field(default_factory=list)
     contents: dict[str, bytes] = field(default_factory=dict)
+    graph: Graph | None = None
 
     @property
     def tensors(self) -> list[TensorInfo]:

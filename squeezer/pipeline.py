@@ -1,7 +1,8 @@
 """Runs a recipe over a model: tensor by tensor through all steps, into the file.
 
 Steps on weights alone are fused: each tensor is read, taken through every step, encoded and written before the next
-one, so that memory is bounded by the largest tensor. A step of global scope surveys all of its tensors first.
+one, so that memory is bounded by the largest tensor. A step of global scope surveys all of its tensors first. Where
+steps need the whole network, `stages` runs these and all before them in memory; what is left is fused as ever.
 """
 
 from __future__ import annotations
@@ -10,44 +11,41 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from squeezer import stages
 from squeezer.artifact import ArtifactWriter
 from squeezer.artifact.tensor import CHUNK
 from squeezer.artifact.writer import EncodedTensor, encode_tensor
-from squeezer.errors import Code, ModelError, RecipeError
-from squeezer.methods.base import matches
-from squeezer.model import DTYPE_NAMES, Model, TensorInfo, tensor_bytes
-from squeezer.progress import Meter, Progress, silent
-from squeezer.recipe import transition_error
+from squeezer.evaluate import check_data
+from squeezer.graph.encoding import to_bytes
+from squeezer.methods.network_step import NetworkStep
+from squeezer.model import DTYPE_NAMES, Model, TensorInfo
+from squeezer.plan import data_without_use, overrides_without_tensor, plan, with_names
+from squeezer.progress import Meter, Progress, Stretches, silent
 from squeezer.report import Layer, Report, StepSummary
 from squeezer.representations import Dense, Representation, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from squeezer.artifact.writer import Each
-    from squeezer.methods import AnyStep
+    from squeezer.plan import Plan, Planned
     from squeezer.recipe import Encoding, Recipe
+    from squeezer.training.workbench import State
 
 
 _PIECE = 1 << 14
+#: How long encoding takes beside a step that runs the whole network, whose `effort` is about its epochs.
+_LAST_EFFORT = 0.2
 _HALF = np.finfo(np.float16)
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A step, the names of the tensors it takes, and what it learned from its survey."""
-
-    step: AnyStep
-    names: frozenset[str]
-    surveyed: Any = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class _Stepped:
     info: TensorInfo
     tensor: Representation
     zeros: int
-    error: float
+    error: float | None
     digest: str
     seconds: tuple[float, ...]  # of each step
     encoded: EncodedTensor | None = None
@@ -80,127 +78,176 @@ class _Result:
     row: _Row
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What is encoded: the upload's tensors as they are read, or what the steps on the whole network have left."""
+
+    model: Model
+    tensors: Mapping[str, Representation] | None = None
+    replaced: bool = False  # whether another network has taken the place of the uploaded one
+
+    @property
+    def infos(self) -> list[TensorInfo]:
+        """Name, shape and type of each tensor that the file will hold."""
+        if self.tensors is None:
+            return list(self.model.tensors)
+        return [TensorInfo(name, tensor.shape, tensor.dtype) for name, tensor in self.tensors.items()]
+
+    def original(self, info: TensorInfo) -> NDArray[Any] | None:
+        """The tensor as uploaded; None where the upload has none of that name, shape and type."""
+        return self.model.read(info.name) if info in self._uploaded and not self.replaced else None
+
+    def start(self, name: str, original: NDArray[Any] | None) -> Representation:
+        """What the steps that are left begin with."""
+        if self.tensors is not None:
+            return self.tensors[name]
+        assert original is not None  # noqa: S101 # without other tensors the names are the upload's; this tells mypy
+        return Dense(original, original.dtype)
+
+    @cached_property
+    def _uploaded(self) -> frozenset[TensorInfo]:
+        return frozenset(self.model.tensors)
+
+
 def run(
     model: Model,
     recipe: Recipe,
     out: Path,
     *,
+    data: Path | None = None,
+    checkpoints: Path | None = None,
     progress: Callable[[Progress], None] = silent,
     threads: int = 1,
 ) -> Report:
     """Compress a model into the file `out`, which appears when all is done.
 
     Args:
-        model: what to compress; read one tensor at a time.
+        model: what to compress; read one tensor at a time, unless a step needs the whole network.
         recipe: what to do.
         out: the `.sqz` file to write.
+        data: a data set for the steps that need one.
+        checkpoints: a folder in which long steps note how far they are, and from which they go on.
         progress: called after each tensor.
-        threads: how many work, on several tensors (together no larger than the largest) or on the chunks of one.
+        threads: how many work, on several tensors (together no larger than the largest), on the chunks of one, or
+            within torch.
 
     Raises:
-        RecipeError: where a step cannot follow another on some tensor.
+        RecipeError: where a step cannot follow another on some tensor, or lacks what it needs.
         ModelError: where the model cannot be compressed as asked.
     """
     started = time.perf_counter()
-    planned = plan(model, recipe)
-    sizes = {info.name: info.nbytes for info in model.tensors}
+    chosen = plan(model, recipe, has_data=data is not None)
+    early = stages.network_steps(chosen.steps)
+    stretches = Stretches([item.step.effort for item in early] + [_LAST_EFFORT], progress)
+    state, notes = None, stages.Notes()
+    if early:
+        state, notes = _run_early(model, early, recipe, data, checkpoints, stretches, threads)
+    elif data is not None:
+        check_data(model, recipe, data)
+    graph, planned, source = model.graph, chosen.steps[len(early) :], _Source(model)
+    if state is not None:
+        graph, planned = state.graph, with_names(planned, state)
+        source = _Source(model, state.tensors, replaced=any(item.step.replaces_network for item in early))
+    sizes = {info.name: info.nbytes for info in source.infos}
     surveyed_bytes = sum(item.step.survey_passes * sizes[name] for item in planned for name in item.names)
-    meter = Meter(sum(sizes.values()) + surveyed_bytes, progress)
-    planned = _survey(model, planned, recipe.seed, meter)
+    meter = Meter(sum(sizes.values()) + surveyed_bytes, stretches.last())
+    planned = _survey(source, planned, recipe.seed, meter)
 
     rows: list[_Row] = []
     with ArtifactWriter(out) as writer:
-        for result in _process(model, planned, recipe, threads):
+        for result in _process(source, planned, recipe, threads):
             writer.add(result.info.name, result.tensor, result.encoded)
             meter.advance("encode", result.info.name, result.info.nbytes)
             rows.append(result.row)
             # Or the tensor would stay in memory while the next one is worked on.
             del result
-        for alias, target in model.aliases.items():
-            writer.add_alias(alias, target)
+        if not source.replaced:
+            for alias, target in model.aliases.items():
+                writer.add_alias(alias, target)
         for path in model.files:
             writer.add_file(path, model.read_file(path))
+        if graph is not None and recipe.encoding.graph:
+            writer.add_graph(to_bytes(graph))
     return Report(
-        headline=_headline(recipe),
+        headline=_headline(recipe, chosen),
         format=model.format,
         preset=recipe.preset,
         input_bytes=model.input_bytes,
-        tensor_bytes=tensor_bytes(model),
+        tensor_bytes=sum(sizes.values()),
         output_bytes=out.stat().st_size,
         seconds=time.perf_counter() - started,
-        steps=_summaries(planned, rows),
-        left_out=list(recipe.left_out),
+        steps=_summaries(early, planned, notes, rows),
+        left_out=chosen.left_out,
         dropped=[{"name": item.name, "reason": item.reason} for item in model.dropped],
         files=dict(model.files),
         layers=[row.layer for row in rows],
         ledger=writer.ledger,
         digests={row.layer.name: row.digest for row in rows},
-        warnings=_warnings(model, recipe),
+        warnings=[
+            *overrides_without_tensor({*sizes, *(info.name for info in model.tensors)}, chosen.steps),
+            *(data_without_use(model) if data is not None else ()),
+        ],
+        events=notes.events,
+        findings=notes.findings,
     )
 
 
-def plan(model: Model, recipe: Recipe) -> list[_Planned]:
-    """Decide which tensors each step takes, and that every step can follow the ones before it.
+def _run_early(
+    model: Model,
+    early: list[Planned],
+    recipe: Recipe,
+    data: Path | None,
+    checkpoints: Path | None,
+    stretches: Stretches,
+    threads: int,
+) -> tuple[State, stages.Notes]:
+    """The steps that need the whole network, and those before them."""
+    from squeezer.training.device import choose, torch_threads
+    from squeezer.training.probe import open_data
 
-    Raises:
-        RecipeError: naming step and tensor.
-        ModelError: where a step finds no tensor to work on.
-    """
-    state = {info.name: ("dense", "the upload") for info in model.tensors if _is_weight(info)}
-    planned = []
-    for step in recipe.runnable_steps:
-        names = frozenset(name for name in state if step.selects(name))
-        if not names:
-            raise ModelError(Code.NOTHING_TO_COMPRESS, _nothing(model, step, state))
-        for name in names:
-            kind, made_by = state[name]
-            if kind not in step.accepts:
-                raise RecipeError(f"tensor {name!r}: {transition_error(step, kind, made_by)}")
-            state[name] = (step.produces, step.method)
-        planned.append(_Planned(step, names))
-    return planned
+    assert model.graph is not None  # noqa: S101 # the plan has seen to it; this tells mypy
+    folder = None if checkpoints is None else checkpoints / stages.key(model, recipe, data)
+    order = {item.place: i for i, item in enumerate(early)}
 
+    def tell(place: int, share: float, note: str) -> None:
+        stretches.tell(order[place], early[order[place]].step.method, share, note)
 
-def _is_weight(info: TensorInfo) -> bool:
-    """Whether steps may change a tensor. Biases, norms and counters are few bytes that accuracy hangs on."""
-    return info.is_float and len(info.shape) >= 2 and info.size > 0
-
-
-def _nothing(model: Model, step: AnyStep, weights: dict[str, tuple[str, str]]) -> str:
-    if not weights:
-        return (
-            f"{step.method} works on floating-point tensors of two or more dimensions, and this model has none; "
-            "use the preset lossless"
-        )
-    names = [info.name for info in model.tensors if info.name in weights]
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    wanted = f"include {list(step.include)} less exclude {list(step.exclude)}"
-    return f"{step.method}: no tensor fits {wanted}; there are {shown}"
+    dataset = None
+    if data is not None:
+        tensors = {info.name: model.read(info.name) for info in model.tensors}
+        dataset = open_data(data, recipe.data, recipe.accept, model.graph, tensors)
+        del tensors
+    around = stages.Surroundings(dataset, choose(recipe.device), folder, tell)
+    try:
+        with torch_threads(threads):
+            return stages.run(model, early, recipe, around)
+    finally:
+        if dataset is not None:
+            dataset.close()
 
 
-def _survey(model: Model, planned: list[_Planned], seed: int, meter: Meter) -> list[_Planned]:
+def _survey(source: _Source, planned: list[Planned], seed: int, meter: Meter) -> list[Planned]:
     """Let each step that asks for it see all of its tensors, as the steps before it leave them."""
-    done: list[_Planned] = []
+    done: list[Planned] = []
     for item in planned:
         surveyed = None
         if item.step.survey_passes:
-            surveyed = item.step.survey(partial(_survey_pass, model, list(done), item, seed, meter))
-        done.append(_Planned(item.step, item.names, surveyed))
+            surveyed = item.step.survey(partial(_survey_pass, source, list(done), item, seed, meter))
+        done.append(replace(item, surveyed=surveyed))
     return done
 
 
 def _survey_pass(
-    model: Model, before: list[_Planned], item: _Planned, seed: int, meter: Meter
+    source: _Source, before: list[Planned], item: Planned, seed: int, meter: Meter
 ) -> Iterator[tuple[str, Representation]]:
-    for info in model.tensors:
+    for info in source.infos:
         if info.name in item.names:
-            values = model.read(info.name)
-            yield info.name, _apply(info.name, Dense(values, info.dtype), before, seed)[0]
+            yield info.name, _apply(info.name, source.start(info.name, source.original(info)), before, seed)[0]
             meter.advance(item.step.method, info.name, info.nbytes)
 
 
 def _apply(
-    name: str, tensor: Representation, planned: list[_Planned], seed: int
+    name: str, tensor: Representation, planned: list[Planned], seed: int
 ) -> tuple[Representation, tuple[float, ...]]:
     seconds = []
     for item in planned:
@@ -211,24 +258,25 @@ def _apply(
     return tensor, tuple(seconds)
 
 
-def _process(model: Model, planned: list[_Planned], recipe: Recipe, threads: int) -> Iterator[_Result]:
-    """All tensors, encoded, in the model's order."""
+def _process(source: _Source, planned: list[Planned], recipe: Recipe, threads: int) -> Iterator[_Result]:
+    """All tensors, encoded, in their order."""
 
-    def work(info: TensorInfo, values: NDArray[Any]) -> _Stepped:
-        return _compress(info, values, planned, recipe)
+    def work(info: TensorInfo, original: NDArray[Any] | None) -> _Stepped:
+        return _compress(info, original, source.start(info.name, original), planned, recipe)
 
+    infos = source.infos
     if threads == 1:
-        for info in model.tensors:
-            yield _finished(work(info, model.read(info.name)), recipe.encoding, map)
+        for info in infos:
+            yield _finished(work(info, source.original(info)), recipe.encoding, map)
         return
-    largest = max((info.nbytes for info in model.tensors), default=0)
+    largest = max((info.nbytes for info in infos), default=0)
     waiting: deque[tuple[int, Future[_Stepped]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for info in model.tensors:
+            for info in infos:
                 while waiting and (len(waiting) > threads or sum(size for size, _ in waiting) + info.nbytes > largest):
                     yield _finished(waiting.popleft()[1].result(), recipe.encoding, pool.map)
-                waiting.append((info.nbytes, pool.submit(work, info, model.read(info.name))))
+                waiting.append((info.nbytes, pool.submit(work, info, source.original(info))))
             while waiting:
                 yield _finished(waiting.popleft()[1].result(), recipe.encoding, pool.map)
         finally:
@@ -236,12 +284,14 @@ def _process(model: Model, planned: list[_Planned], recipe: Recipe, threads: int
                 future.cancel()
 
 
-def _compress(info: TensorInfo, values: NDArray[Any], planned: list[_Planned], recipe: Recipe) -> _Stepped:
-    tensor, seconds = _apply(info.name, Dense(values, info.dtype), planned, recipe.seed)
+def _compress(
+    info: TensorInfo, original: NDArray[Any] | None, tensor: Representation, planned: list[Planned], recipe: Recipe
+) -> _Stepped:
+    tensor, seconds = _apply(info.name, tensor, planned, recipe.seed)
     if isinstance(tensor, Dense) and info.is_float:
         tensor = _small(tensor, recipe.encoding)
-    lossless = isinstance(tensor, Dense) and tensor.values.dtype == info.dtype
-    zeros, error = _compare(values.reshape(-1), tensor, lossless=lossless)
+    lossless = original is not None and isinstance(tensor, Dense) and tensor.values is original
+    zeros, error = _compare(original, tensor, lossless=lossless)
     done = _Stepped(info, tensor, zeros, error, digest(tensor), seconds)
     # The chunks of a larger tensor are encoded side by side, for which this thread would have to wait for others.
     return replace(done, encoded=_encoded(tensor, recipe.encoding, map)) if info.size <= CHUNK else done
@@ -288,48 +338,56 @@ def _layer(done: _Stepped, encoded: EncodedTensor) -> Layer:
     )
 
 
-def _compare(values: NDArray[Any], tensor: Representation, *, lossless: bool) -> tuple[int, float]:
-    """How many decoded weights are zero, and ||decoded - values|| / ||values||."""
+def _compare(original: NDArray[Any] | None, tensor: Representation, *, lossless: bool) -> tuple[int, float | None]:
+    """How many decoded weights are zero, and ||decoded - original|| / ||original||; None without an original.
+
+    Numbers of the original that are not finite, as those of a mask, are left out of both lengths.
+    """
+    values = None if original is None else original.reshape(-1)
     zeros, squared_error, squared = 0, 0.0, 0.0
     # The squares of large doubles would overflow.
-    unit = float(np.abs(values).max(initial=0)) or 1.0 if values.dtype.itemsize == 8 else 1.0
+    wide = values is not None and values.dtype.itemsize == 8
+    unit = 1.0
+    if values is not None and wide:
+        unit = float(np.abs(values).max(initial=0, where=np.isfinite(values))) or 1.0
     # In pieces that fit into a cache; and not by a BLAS, whose threads would wait for each other on a busy machine.
-    for start in range(0, values.size, _PIECE):
+    for start in range(0, prod(tensor.shape), _PIECE):
         decoded = tensor.piece(start, start + _PIECE).decode()
         zeros += decoded.size - int(np.count_nonzero(decoded))
-        if not lossless:
-            original = values[start : start + _PIECE].astype(np.float64)
-            error = decoded - original
+        if values is not None and not lossless:
+            exact = values[start : start + _PIECE].astype(np.float64)
+            if not (finite := np.isfinite(exact)).all():
+                exact, decoded = exact[finite], decoded[finite]
+            error = decoded - exact
             if unit != 1:
-                original, error = original / unit, error / unit
+                exact, error = exact / unit, error / unit
             squared_error += float(np.square(error, out=error).sum())
-            squared += float(np.square(original, out=original).sum())
+            squared += float(np.square(exact, out=exact).sum())
+    if values is None:
+        return zeros, None
     return zeros, float(np.sqrt(squared_error / squared)) if squared else 0.0
 
 
-def _summaries(planned: list[_Planned], rows: list[_Row]) -> list[StepSummary]:
+def _summaries(
+    early: list[Planned], planned: list[Planned], notes: stages.Notes, rows: list[_Row]
+) -> list[StepSummary]:
+    """How long each step took: the `early` ones as noted, the others summed over tensors."""
     return [
-        StepSummary(item.step.method, len(item.names), sum(row.seconds[i] for row in rows))
-        for i, item in enumerate(planned)
+        *(StepSummary(item.step.method, notes.tensors[item.place], notes.seconds[item.place]) for item in early),
+        *(
+            StepSummary(item.step.method, len(item.names), sum(row.seconds[i] for row in rows))
+            for i, item in enumerate(planned)
+        ),
     ]
 
 
-def _headline(recipe: Recipe) -> str:
-    methods = {step.method for step in recipe.runnable_steps}
-    if "magnitude_prune" in methods:
+def _headline(recipe: Recipe, chosen: Plan) -> str:
+    """What a user must know first. Where there is data, the evaluation's takes its place."""
+    methods = {item.step.method for item in chosen.steps}
+    if "magnitude_prune" in methods and not any(isinstance(item.step, NetworkStep) for item in chosen.steps):
         return "Accuracy was not measured and is likely lost: weights were pruned and nothing retrained the rest."
     if methods:
         return "Accuracy was not measured: weights were quantised without data. Evaluate the result before you use it."
     if recipe.encoding.small_tensors == "exact":
         return "Lossless: every tensor comes back bit for bit."
     return "Accuracy was not measured: floating-point tensors were rounded to float16 where that is safe."
-
-
-def _warnings(model: Model, recipe: Recipe) -> list[str]:
-    names = [info.name for info in model.tensors]
-    return [
-        f"{step.method}: no tensor fits the override {pattern!r}"
-        for step in recipe.runnable_steps
-        for pattern in step.overrides
-        if not any(matches(name, pattern) for name in names)
-    ]

@@ -8,13 +8,17 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from squeezer.data.accept import Accept, mismatch
+from squeezer.data.spec import DataSpec, Transform
 from squeezer.errors import RecipeError
 from squeezer.methods import METHODS, AnyStep
 
-Output = Literal["sqz", "safetensors"]
+Output = Literal["sqz", "safetensors", "onnx", "pt2"]
 DEFAULT_PRESET = "safe"
 #: What a user may set beside `preset`.
-_BESIDE_PRESET = frozenset({"version", "preset", "outputs", "device", "seed", "max_seconds"})
+_BESIDE_PRESET = frozenset(
+    {"version", "preset", "architecture", "data", "accept", "outputs", "device", "seed", "max_seconds"}
+)
 
 
 class _Document(BaseModel):
@@ -38,19 +42,25 @@ class Encoding(_Document):
         description="how floating-point tensors that no step has touched are stored (biases, norms). float16 is "
         "used only where it neither overflows nor loses a tensor's whole range",
     )
+    graph: bool = Field(
+        True, description="whether the file carries the network itself, where the upload had it, beside its tensors"
+    )
 
 
 class Recipe(_Document):
     """A validated recipe, presets expanded.
 
-    `preset` remembers where the steps came from; a step of a preset that needs data is left out where there is
-    none, whereas a step that the user wrote is refused.
+    `preset` remembers where the steps came from; a step of a preset that needs data, or the network itself, is left
+    out where there is none, whereas a step that the user wrote is refused.
     """
 
     version: Literal[1] = 1
     preset: str | None = None
+    architecture: str | None = Field(None, description="a network of the zoo, to which the uploaded weights belong")
     steps: tuple[AnyStep, ...] = ()
     encoding: Encoding = Encoding()
+    data: DataSpec = DataSpec()
+    accept: Accept | None = Field(None, description="a result outside of this ends the job as failed; it is kept")
     outputs: tuple[Output, ...] = Field(("sqz",), description="which files to make; the .sqz is always made")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_seconds: int = Field(3600, ge=1, le=7 * 24 * 3600, description="time limit of the work, from its start")
@@ -58,24 +68,30 @@ class Recipe(_Document):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.preset is None:
-            for step in self.steps:
-                if step.needs_data:
-                    raise ValueError(
-                        f"{step.method} needs a data set, which this version cannot take yet; leave it out"
-                    )
-        check_transitions([step for step in self.steps if not step.needs_data])
+        check_transitions(list(self.steps))
+        if self.accept is not None and (reason := mismatch(self.accept, self.data)):
+            raise ValueError(reason)
+        replacing = [step.method for step in self.steps if step.replaces_network]
+        if replacing and not self.encoding.graph:
+            raise ValueError(
+                f"{replacing[0]} puts another network in the place of yours, so the file must carry it; leave "
+                "encoding.graph true"
+            )
         return self
 
-    @property
-    def runnable_steps(self) -> tuple[AnyStep, ...]:
-        """The steps that can run without data."""
-        return tuple(step for step in self.steps if not step.needs_data)
+    def check_data(self, *, has_data: bool) -> None:
+        """Refuse a recipe of the user's own that needs a data set where there is none.
 
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """Methods of the preset that are left out because there is no data."""
-        return tuple(step.method for step in self.steps if step.needs_data)
+        Raises:
+            RecipeError: naming the step.
+        """
+        if has_data:
+            return
+        needing = [step.method for step in self.steps if step.needs_data] if self.preset is None else []
+        if needing:
+            raise RecipeError(f"{needing[0]} needs a data set: send one as `dataset`, or with --data")
+        if self.accept is not None:
+            raise RecipeError("accept needs a data set to judge by: send one as `dataset`, or with --data")
 
 
 def check_transitions(steps: list[AnyStep]) -> None:
@@ -93,7 +109,7 @@ def check_transitions(steps: list[AnyStep]) -> None:
             continue
         if state not in step.accepts:
             raise ValueError(transition_error(step, state, made_by))
-        state, made_by = step.produces, step.method
+        state, made_by = step.leaves(state), step.method
 
 
 def transition_error(step: AnyStep, state: str, made_by: str) -> str:
@@ -172,6 +188,9 @@ def _sentence(location: tuple[int | str, ...], kind: str, message: str) -> str:
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     if location[0] == "steps" and len(location) > 2:
         return list(METHODS[str(location[2])].model_fields)
-    if location[0] == "encoding" and len(location) > 1:
-        return list(Encoding.model_fields)
+    nested: dict[int | str, type[BaseModel]] = {"encoding": Encoding, "data": DataSpec, "accept": Accept}
+    if len(location) > 2 and location[:2] == ("data", "transform"):
+        return list(Transform.model_fields)
+    if location[0] in nested and len(location) > 1:
+        return list(nested[location[0]].model_fields)
     return list(Recipe.model_fields)

@@ -19,7 +19,7 @@ class Layer:
     stored_bytes: int
     sparsity: float  # share of the decoded weights that are zero
     bits_per_weight: float
-    relative_error: float  # ||decoded - original|| / ||original||; 0 where nothing was lost
+    relative_error: float | None  # ||decoded - original|| / ||original||; None where a step has made it anew
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,16 @@ class Report:
     output_bytes: int  # size of the whole .sqz file
     seconds: float
     steps: list[StepSummary]
-    left_out: list[str]  # methods of the preset that need data
+    left_out: list[dict[str, str]]  # steps of the preset that could not run: method and reason
     dropped: list[dict[str, str]]  # what the upload held beside the model
     files: dict[str, int]  # files that came with the model
     layers: list[Layer]
     ledger: dict[str, int]
     digests: dict[str, str]  # SHA-256 of each tensor's records
     warnings: list[str] = field(default_factory=list)
+    evaluation: dict[str, Any] | None = None  # original and decoded artifact on the test rows: docs/evaluation.md
+    events: list[dict[str, Any]] = field(default_factory=list)  # what went another way than planned
+    findings: dict[str, Any] = field(default_factory=dict)  # what steps found out: `sensitivity` and the like
 
     @property
     def ratio(self) -> float:

@@ -111,7 +111,9 @@ def decode(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, bytes], Counte
         assert zlib.crc32(payloads[-1]) == crc
         at += size
     assert at == len(data) - 8 - length
-    ledger["files"] += sum(lengths[tensors:])
+    for i, size in enumerate(lengths[tensors:]):
+        is_graph = i >= files and kinds[i - files] == 2 * 1  # number 1, not required
+        ledger["graph" if is_graph else "files"] += size
     weights: dict[str, np.ndarray] = {}
     for i in range(tensors):
         payload = Bytes(payloads[i], ledger)

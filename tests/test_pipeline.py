@@ -77,7 +77,8 @@ def test_the_report_tells_the_truth(tmp_path: Path) -> None:
     assert report.tensor_bytes == sum(array.nbytes for array in source.arrays.values())
     assert report.ratio == report.tensor_bytes / size
     assert report.input_bytes == 99
-    assert report.left_out == ["finetune", "finetune"]
+    assert [item["method"] for item in report.left_out] == ["gradual_prune", "finetune"]
+    assert all("network itself" in item["reason"] for item in report.left_out)
     assert [(step.method, step.tensors) for step in report.steps] == [
         ("magnitude_prune", 2),
         ("kmeans_share", 2),

@@ -27,14 +27,13 @@ SHARE = {"method": "kmeans_share", "bits": 5}
         ({"steps": [PRUNE], "stps": 1}, ["stps", "unknown key", "encoding", "outputs"]),
         ({"steps": [PRUNE], "encoding": {"coda": 1}}, ["encoding.coda", "coder, level, small_tensors"]),
         ({"steps": [PRUNE], "version": 2}, ["version"]),
-        ({"steps": [PRUNE], "outputs": ["onnx"]}, ["outputs[0]", "sqz"]),
+        ({"steps": [PRUNE], "outputs": ["tflite"]}, ["outputs[0]", "sqz"]),
         ({"steps": [SHARE, PRUNE]}, ["magnitude_prune cannot follow kmeans_share", "change the order"]),
         ({"steps": [PRUNE | {"overrides": {"fc*": {"sparsity": 2}}}]}, ["sparsity", "less than 1"]),
         (
             {"steps": [PRUNE | {"overrides": {"fc*": {"scope": "global"}}}]},
             ["overrides['fc*'] may not set scope"],
         ),
-        ({"steps": [{"method": "finetune"}]}, ["finetune needs a data set"]),
         ({"steps": "all"}, ["steps"]),
         ({"steps": [1]}, ["steps[0]"]),
         ({"preset": "tiny"}, ["unknown preset 'tiny'", "deep-compression, lossless, safe"]),
@@ -82,10 +81,14 @@ def test_a_preset_takes_the_settings_beside_it() -> None:
     assert recipe.steps == parse_recipe("safe").steps
 
 
-def test_a_preset_leaves_out_what_needs_data_and_says_so() -> None:
-    recipe = parse_recipe("deep-compression")
-    assert recipe.left_out == ("finetune", "finetune")
-    assert [step.method for step in recipe.runnable_steps] == ["magnitude_prune", "kmeans_share"]
+def test_steps_that_need_data_are_refused_without_it_unless_a_preset_has_them() -> None:
+    own = parse_recipe({"steps": [PRUNE, {"method": "finetune"}]})
+    own.check_data(has_data=True)
+    with pytest.raises(RecipeError, match="finetune needs a data set"):
+        own.check_data(has_data=False)
+    parse_recipe("deep-compression").check_data(has_data=False)
+    with pytest.raises(RecipeError, match="accept needs a data set"):
+        parse_recipe({"preset": "safe", "accept": {"max_drop": 0.01}}).check_data(has_data=False)
 
 
 @pytest.mark.parametrize(

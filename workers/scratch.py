@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Younger folders are left alone: their supervisor may not have locked them yet.
 GRACE_SECONDS = 60.0
+#: The folder beside those of the attempts that `workers.checkpoints` looks after.
+CHECKPOINTS = "checkpoints"
 
 
 @contextlib.contextmanager
@@ -45,7 +47,8 @@ def sweep(root: Path, grace: float = GRACE_SECONDS) -> list[Path]:
     """Remove the folders whose supervisor is dead; returns them."""
     if not root.is_dir():
         return []
-    return [folder for folder in root.iterdir() if _is_old(folder, grace) and _remove_unlocked(folder)]
+    attempts = [folder for folder in root.iterdir() if folder.name != CHECKPOINTS]
+    return [folder for folder in attempts if _is_old(folder, grace) and _remove_unlocked(folder)]
 
 
 def _is_old(folder: Path, grace: float) -> bool:

@@ -1,6 +1,6 @@
 """The supervisor: claims a job and sees one attempt at it through. It never touches the model itself.
 
-    claim -> scratch folder -> child "compress" -> child "verify" -> storage -> succeeded
+    claim -> scratch folder -> child "compress" -> child "verify" -> storage -> succeeded (or failed as not accepted)
 
 Every attempt ends in a verdict, and every verdict is one write to the jobs table, fenced by the claim's token.
 What the supervisor cannot write any more, because it was killed or the database is long gone, the sweeper will.
@@ -9,7 +9,6 @@ What the supervisor cannot write any more, because it was killed or the database
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -17,29 +16,31 @@ import shutil
 import socket
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
 
 import squeezer
 from app.jobs import repository
-from app.jobs.repository import ArtifactRecord, Beat
-from app.storage import new_key
+from app.jobs.repository import Beat
+from app.jobs.states import FINISHED, State
 from squeezer.errors import Code, SqueezerError
-from workers import process, scratch
+from workers import checkpoints, process, products, scratch
 from workers.lease import Lease
 from workers.process import Ending, Outcome, Progress
+from workers.verdict import Canceled, Failed, GivenBack, Lost, Result, Succeeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sqlalchemy.orm import Session, sessionmaker
 
-    from app.jobs.repository import Claim, GiveBack
+    from app.jobs.repository import Claim
     from app.settings import Settings
     from app.storage import Storage
+    from workers.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -58,53 +59,16 @@ ENVIRONMENT = (
     "NUMBA_CACHE_DIR",
     "NUMBA_NUM_THREADS",
     "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
     "CUDA_VISIBLE_DEVICES",
 )
+#: What a child sees where we have none. Threads that wait for each other sleep: on a machine where other jobs run, they
+#: would otherwise spin away the time of the one that they wait for (small networks trained ten times slower).
+DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
 #: The children of an attempt, and which part of the whole progress each is.
 CHILDREN = {"compress": (0.0, 0.9), "verify": (0.9, 1.0)}
-#: The files that a child may leave, by the output of the recipe that asks for them.
-PRODUCTS = {"sqz": "artifact.sqz", "safetensors": "model.safetensors"}
-#: Larger reports are no reports.
-MAX_REPORT_BYTES = 64 << 20
 #: How long the end of an attempt is held for a database that is away, in seconds.
 PATIENCE_SECONDS = 600.0
-
-
-@dataclass(frozen=True)
-class Succeeded:
-    """The artifact is verified and stored."""
-
-    report: dict[str, Any]
-    artifacts: list[ArtifactRecord]
-
-
-@dataclass(frozen=True)
-class Failed:
-    """An error that another attempt would meet again."""
-
-    code: Code
-    detail: str
-
-
-@dataclass(frozen=True)
-class GivenBack:
-    """The attempt came to nothing; another one may do better."""
-
-    reason: GiveBack
-    detail: str
-
-
-@dataclass(frozen=True)
-class Canceled:
-    """The user asked for it."""
-
-
-@dataclass(frozen=True)
-class Lost:
-    """The job is somebody else's by now, or deleted: nothing is written."""
-
-
-Verdict = Succeeded | Failed | GivenBack | Canceled | Lost
 
 
 class Supervisor:
@@ -126,6 +90,7 @@ class Supervisor:
         self._draining = draining
         self._child = child
         self._scratch = settings.data_dir / "scratch"
+        self._checkpoints = self._scratch / scratch.CHECKPOINTS
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
 
     def work(self, queue: str) -> int:
@@ -143,18 +108,33 @@ class Supervisor:
     def attempt(self, claim: Claim) -> Verdict:
         """See one attempt through, from the claim to the verdict in the jobs table."""
         logger.info("job %s: attempt %d begins", claim.job_id, claim.token)
-        scratch.sweep(self._scratch)
+        self._sweep()
         with Lease(self._sessions, claim, self._settings) as lease:
             verdict = self._judge(claim, lease)
-            self._conclude(claim, verdict, lease)
+            state = self._conclude(claim, verdict, lease)
+        if state in FINISHED:
+            checkpoints.remove(self._checkpoints, claim.job_id)
         logger.info("job %s: attempt %d: %s", claim.job_id, claim.token, type(verdict).__name__)
         return verdict
+
+    def _sweep(self) -> None:
+        """Remove what dead attempts left on this machine, which may have no sweeper of its own."""
+        scratch.sweep(self._scratch)
+        try:
+            checkpoints.sweep(self._checkpoints, self._sessions)
+        except SQLAlchemyError as error:
+            logger.warning("cannot sweep checkpoints: the database does not answer: %s", error)
 
     def _judge(self, claim: Claim, lease: Lease) -> Verdict:
         try:
             with scratch.scratch_folder(self._scratch, f"{claim.job_id}-{claim.token}") as folder:
                 self._prepare(claim, folder)
-                return self._run_children(claim, lease, folder) or self._store(claim, folder)
+                verdict = self._run_children(claim, lease, folder)
+                if verdict is None:
+                    return Succeeded(products.store(folder, claim.recipe["outputs"], self._storage))
+                if isinstance(verdict, Failed) and verdict.code is Code.NOT_ACCEPTED:
+                    return replace(verdict, result=products.store(folder, claim.recipe["outputs"], self._storage))
+                return verdict
         except SqueezerError as error:
             return Failed(error.code, error.detail)
         except OSError as error:
@@ -170,19 +150,26 @@ class Supervisor:
             return GivenBack("crashed", f"an error of the worker itself: {type(error).__name__}")
 
     def _prepare(self, claim: Claim, folder: Path) -> None:
-        target = folder / "input" / "model"
+        self._fetch(claim.model_key, folder / "input" / "model")
+        if claim.dataset_key is not None:
+            self._fetch(claim.dataset_key, folder / "input" / "dataset")
+        (folder / "input" / "recipe.json").write_text(json.dumps(claim.recipe))
+        taken = checkpoints.take(self._checkpoints, claim.job_id, claim.token)
+        (folder / "checkpoints").symlink_to(taken, target_is_directory=True)
+
+    def _fetch(self, key: str, target: Path) -> None:
+        """Have an uploaded file in the scratch folder."""
         try:
-            local = self._storage.path(claim.model_key)
+            local = self._storage.path(key)
             if local is not None:
                 scratch.link_input(local, target)
             else:
-                with self._storage.open(claim.model_key) as source, target.open("wb") as copy:
+                with self._storage.open(key) as source, target.open("wb") as copy:
                     shutil.copyfileobj(source, copy, 4 << 20)
         except FileNotFoundError:
             raise SqueezerError(
-                Code.FILE_NOT_FOUND, "the uploaded model is no longer in the storage; send it again"
+                Code.FILE_NOT_FOUND, f"the uploaded {target.name} is no longer in the storage; send it again"
             ) from None
-        (folder / "input" / "recipe.json").write_text(json.dumps(claim.recipe))
 
     def _run_children(self, claim: Claim, lease: Lease, folder: Path) -> Verdict | None:
         """Run the children in turn; None when all are done, else the verdict."""
@@ -221,50 +208,44 @@ class Supervisor:
             return Failed(Code.DEADLINE_EXCEEDED, detail)
         return GivenBack("returned", "the worker was shut down")
 
-    def _store(self, claim: Claim, folder: Path) -> Succeeded:
-        report = read_report(scratch.product(folder, "report.json"))
-        artifacts: list[ArtifactRecord] = []
-        try:
-            for output in dict.fromkeys(["sqz", *claim.recipe["outputs"]]):
-                path = scratch.product(folder, PRODUCTS[output])
-                with path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-                record = ArtifactRecord(output, new_key(), path.stat().st_size, digest)
-                artifacts.append(record)
-                self._storage.put_file(record.key, path)
-        except BaseException:
-            self._delete(artifacts)
-            raise
-        return Succeeded(report, artifacts)
-
-    def _conclude(self, claim: Claim, verdict: Verdict, lease: Lease) -> None:
+    def _conclude(self, claim: Claim, verdict: Verdict, lease: Lease) -> State | None:
+        """Write the verdict down; the state that the job has now, or None where that is not known."""
         job, token = claim.job_id, claim.token
         match verdict:
-            case Succeeded(report, artifacts):
-                self._succeed(claim, report, artifacts, lease)
+            case Succeeded() | Failed(result=Result()):
+                return self._deliver(claim, verdict, lease)
             case Failed(code, detail):
-                self._write(lambda session: repository.fail(session, job, token, code, detail), lease)
+                return self._write(lambda session: repository.fail(session, job, token, code, detail), lease)[0]
             case GivenBack(reason, detail):
-                self._write(lambda session: repository.give_back(session, job, token, reason, detail), lease)
+                return self._write(lambda session: repository.give_back(session, job, token, reason, detail), lease)[0]
             case Canceled():
-                self._write(lambda session: repository.cancel_done(session, job, token), lease)
+                done, _ = self._write(lambda session: repository.cancel_done(session, job, token), lease)
+                return State.CANCELED if done else None
             case Lost():
-                pass
+                return None
 
-    def _succeed(self, claim: Claim, report: dict[str, Any], artifacts: list[ArtifactRecord], lease: Lease) -> None:
+    def _deliver(self, claim: Claim, verdict: Succeeded | Failed, lease: Lease) -> State | None:
+        """Write down a verdict that comes with a result; the stored files stay where the job names them now."""
+        result = verdict.result
+        assert result is not None  # noqa: S101 - tells mypy what `_conclude` has seen
+        ending = State.SUCCEEDED if isinstance(verdict, Succeeded) else State.FAILED
+
+        def write(session: Session) -> State | None:
+            job, token, report, artifacts = claim.job_id, claim.token, result.report, result.artifacts
+            if isinstance(verdict, Succeeded):
+                return State.SUCCEEDED if repository.succeed(session, job, token, report, artifacts) else None
+            return repository.fail(session, job, token, verdict.code, verdict.detail, report, artifacts)
+
         try:
-            done, certain = self._write(
-                lambda session: repository.succeed(session, claim.job_id, claim.token, report, artifacts),
-                lease,
-            )
+            state, certain = self._write(write, lease)
         except Exception:
             logger.exception("job %s: the report cannot be stored", claim.job_id)
-            self._delete(artifacts)
-            self._conclude(claim, Failed(Code.INTERNAL, "the report of the work cannot be stored"), lease)
-            return
+            products.delete(result.artifacts, self._storage)
+            return self._conclude(claim, Failed(Code.INTERNAL, "the report of the work cannot be stored"), lease)
         # Where a commit was cut off, "no" may mean "already done": then the sweeper sees what is to be deleted.
-        if not done and certain:
-            self._delete(artifacts)
+        if state is not ending and certain:
+            products.delete(result.artifacts, self._storage)
+        return state
 
     def _write(self, write: Callable[[Session], T], lease: Lease) -> tuple[T | None, bool]:
         """Commit a write, waiting for a database that is away: its answer, and whether none was cut off."""
@@ -283,36 +264,8 @@ class Supervisor:
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
 
-    def _delete(self, artifacts: list[ArtifactRecord]) -> None:
-        for record in artifacts:
-            try:
-                self._storage.delete(record.key)
-            except OSError as error:  # the sweeper finds it later
-                logger.warning("cannot delete %s from the storage: %s", record.key, error)
-
 
 def child_environment(temporary: Path) -> dict[str, str]:
     """The whole environment of a child: what is harmless of ours, where `squeezer` is, and its own TMPDIR."""
-    environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    environment = DEFAULTS | {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     return environment | {"PYTHONPATH": str(Path(squeezer.__file__).parent.parent), "TMPDIR": str(temporary)}
-
-
-def read_report(path: Path) -> dict[str, Any]:
-    """The child's report.
-
-    Raises:
-        SqueezerError: it is no JSON object of a sensible size.
-    """
-    try:
-        if path.stat().st_size > MAX_REPORT_BYTES:
-            raise ValueError("too large")
-        report = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
-        if not isinstance(report, dict):
-            raise TypeError("not an object")
-    except (ValueError, TypeError, RecursionError) as error:
-        raise SqueezerError(Code.INTERNAL, f"the report of the work cannot be read: {error}") from None
-    return report
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

@@ -1,8 +1,8 @@
 """The sweeper: `python -m workers.sweeper`. Looks after what nobody else can any more.
 
 Every `sweep_seconds` it gives back jobs whose lease ran out, rings again for queues in which jobs wait, and
-removes scratch folders of dead supervisors; every few minutes, files in the storage that no job names. Any number
-of sweepers may run, and each of their duties may be done twice.
+removes scratch folders of dead supervisors and checkpoints of jobs that have ended; every few minutes, files in the
+storage that no job names. Any number of sweepers may run, and each of their duties may be done twice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from app.db import make_engine, make_sessions, utc_now
 from app.jobs import repository
 from app.settings import Settings
 from app.storage import LocalStorage
-from workers import scratch
+from workers import checkpoints, scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,9 +84,12 @@ class Sweeper:
                 queue.ring(name, self._celery)
 
     def sweep_scratch(self) -> None:
-        """Remove the scratch folders of supervisors that were killed."""
-        for folder in scratch.sweep(self._settings.data_dir / "scratch"):
+        """Remove the scratch folders of supervisors that were killed, and checkpoints that nobody will go on from."""
+        root = self._settings.data_dir / "scratch"
+        for folder in scratch.sweep(root):
             logger.info("removed %s of a dead attempt", folder)
+        for job_id in checkpoints.sweep(root / scratch.CHECKPOINTS, self._sessions):
+            logger.info("removed the checkpoints of job %s", job_id)
 
     def delete_orphans(self) -> None:
         """Delete files that no job names and that are too old to be on their way to one."""

@@ -74,5 +74,5 @@ def content_disposition(file_name: str) -> str:
 
 def _nothing(job: Job) -> Problem:
     if job.state in FINISHED:
-        return Problem(errors.NO_ARTIFACT, f"the job has {job.state}; its error and its state say why")
+        return Problem(errors.NO_ARTIFACT, f"the job has {job.state} without a result; its error and its state say why")
     return Problem(errors.NOT_READY_YET, f"the job is {job.state}; ask again when its state is succeeded")

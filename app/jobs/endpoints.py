@@ -32,12 +32,18 @@ _FORM = {
                         "type": "string",
                         "contentMediaType": "application/json",
                         "description": 'the recipe as JSON, such as {"preset": "safe"}; '
-                        "sent before the model, a mistake in it is found at once",
+                        "sent before the files, a mistake in it is found at once",
                     },
                     "model": {
                         "type": "string",
                         "format": "binary",
-                        "description": "safetensors, a PyTorch checkpoint, or a zipped folder of them",
+                        "description": "safetensors, a PyTorch checkpoint, a zipped folder of them, or a `.pt2`",
+                    },
+                    "dataset": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "what the model is retrained and measured with: `.npz`, safetensors, "
+                        "or a zip of class folders with images",
                     },
                 },
             },
@@ -63,6 +69,7 @@ _LOCATION = {"Location": {"description": "where the job is found", "schema": {"t
             errors.SPEC_NOT_JSON,
             errors.INVALID_RECIPE,
             errors.MODEL_MISSING,
+            errors.DATASET_MISSING,
             errors.EMPTY_FILE,
             errors.UNEXPECTED_PART,
             errors.QUEUE_UNAVAILABLE,
@@ -73,14 +80,17 @@ _LOCATION = {"Location": {"description": "where the job is found", "schema": {"t
 async def create_job(
     request: Request, response: Response, background: BackgroundTasks, context: ContextDep
 ) -> JobDetail:
-    """Queue a job. The form's parts may come in either order."""
+    """Queue a job. The form's parts may come in any order."""
     length = request.headers.get("content-length", "")
     upload = await receive(
         request.stream(),
         content_type=request.headers.get("content-type", ""),
         content_length=int(length) if length.isdecimal() else None,
         storage=context.storage,
-        max_bytes=context.settings.max_upload_bytes,
+        max_bytes={
+            "model": context.settings.max_upload_bytes,
+            "dataset": context.settings.max_dataset_bytes,
+        },
         check=partial(service.queue_for, settings=context.settings),
     )
     job, queue = await run_in_threadpool(service.create, context, upload)
@@ -115,5 +125,5 @@ def cancel_job(job_id: JobId, context: ContextDep) -> JobDetail:
 
 @router.delete("/{job_id}", status_code=204, responses=responses(errors.JOB_NOT_FOUND, errors.STILL_RUNNING))
 def delete_job(job_id: JobId, context: ContextDep) -> None:
-    """Delete a job, its upload and its artifacts."""
+    """Delete a job, its uploads and its artifacts."""
     service.remove(context, job_id)

@@ -14,7 +14,7 @@ from app.jobs.states import State
 
 
 class Job(Base):
-    """One upload, its recipe, and how far the work on it is."""
+    """What was uploaded, its recipe, and how far the work on it is."""
 
     __tablename__ = "jobs"
     __table_args__ = (Index(None, "queue", "state", "created_at"), Index(None, "created_at", "id"))
@@ -29,6 +29,11 @@ class Job(Base):
     model_key: Mapped[str] = mapped_column(String(64))
     model_bytes: Mapped[int] = mapped_column(BigInteger)
     model_sha256: Mapped[str] = mapped_column(String(64))
+    # What it is retrained and measured with; all null where none was sent.
+    dataset_file_name: Mapped[str | None] = mapped_column(Text)
+    dataset_key: Mapped[str | None] = mapped_column(String(64))
+    dataset_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    dataset_sha256: Mapped[str | None] = mapped_column(String(64))
     # Who works on it. The token grows with every claim, and a write with an older one changes nothing.
     fencing_token: Mapped[int] = mapped_column(Integer, default=0)
     lease_owner: Mapped[str | None] = mapped_column(Text)

@@ -19,7 +19,7 @@ from app.jobs.models import Artifact, Job, JobStep
 from app.jobs.states import ACTIVE, State, allowed, sources
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from uuid import UUID
 
     from sqlalchemy import CursorResult
@@ -41,6 +41,7 @@ class Claim:
     token: int
     recipe: dict[str, Any]
     model_key: str
+    dataset_key: str | None
     max_seconds: int
 
 
@@ -111,9 +112,9 @@ def cancel(session: Session, job: Job) -> bool:
 
 def remove(session: Session, job: Job) -> list[str]:
     """Delete a locked job that nobody works on; the storage keys that must go once this is committed."""
-    keys = [job.model_key, *(artifact.key for artifact in job.artifacts)]
+    keys = [job.model_key, job.dataset_key, *(artifact.key for artifact in job.artifacts)]
     session.execute(delete(Job).where(Job.id == job.id))
-    return keys
+    return [key for key in keys if key is not None]
 
 
 # For workers ------------------------------------------------------------------
@@ -139,7 +140,8 @@ def claim(session: Session, queue: str, owner: str, lease_seconds: float) -> Cla
     job.started_at = job.started_at or now
     _reset_progress(job)
     session.flush()
-    return Claim(job.id, job.fencing_token, job.recipe, job.model_key, int(job.recipe["max_seconds"]))
+    max_seconds = int(job.recipe["max_seconds"])
+    return Claim(job.id, job.fencing_token, job.recipe, job.model_key, job.dataset_key, max_seconds)
 
 
 def heartbeat(session: Session, job_id: UUID, token: int, lease_seconds: float) -> Beat:
@@ -178,34 +180,33 @@ def succeed(
     session: Session, job_id: UUID, token: int, report: dict[str, Any], artifacts: list[ArtifactRecord]
 ) -> bool:
     """Finish a job with its report and its files; False when it is lost: the caller then deletes them."""
-    done = _finish(
-        session,
-        job_id,
-        token,
-        State.SUCCEEDED,
-        progress=1.0,
-        metrics={key: value for key, value in report.items() if key not in _NOT_METRICS},
-        layers=report["layers"],
-        ledger=report["ledger"],
-    )
-    if not done:
-        return False
-    for position, step in enumerate(report["steps"]):
-        details = {key: value for key, value in step.items() if key != "method"}
-        session.add(JobStep(job_id=job_id, position=position, method=step["method"], metrics=details))
-    for made in artifacts:
-        session.add(Artifact(job_id=job_id, format=made.format, key=made.key, bytes=made.bytes, sha256=made.sha256))
-    session.flush()
-    return True
+    done = _finish(session, job_id, token, State.SUCCEEDED, progress=1.0, **_columns(report))
+    if done:
+        _add_products(session, job_id, report, artifacts)
+    return done
 
 
-def fail(session: Session, job_id: UUID, token: int, code: str, detail: str) -> bool:
-    """Finish a job with an error that another attempt would meet again; False when it is lost.
+def fail(
+    session: Session,
+    job_id: UUID,
+    token: int,
+    code: str,
+    detail: str,
+    report: dict[str, Any] | None = None,
+    artifacts: Sequence[ArtifactRecord] = (),
+) -> State | None:
+    """Finish a job with an error that another attempt would meet again; its state now, or None when it is lost.
 
-    A job that is being canceled becomes canceled: its user no longer waits for the error.
+    A job that is being canceled becomes canceled: its user no longer waits for the error. A result that is not what
+    was asked for may come with the error: its report and its files. They are kept where the job becomes failed;
+    otherwise the caller deletes the files.
     """
-    error = {"error_code": code, "error_detail": _text(detail)}
-    return _finish(session, job_id, token, State.FAILED, **error) or cancel_done(session, job_id, token)
+    values = {"error_code": code, "error_detail": _text(detail)} | ({} if report is None else _columns(report))
+    if _finish(session, job_id, token, State.FAILED, **values):
+        if report is not None:
+            _add_products(session, job_id, report, artifacts)
+        return State.FAILED
+    return State.CANCELED if cancel_done(session, job_id, token) else None
 
 
 def cancel_done(session: Session, job_id: UUID, token: int) -> bool:
@@ -251,7 +252,15 @@ def waiting_queues(session: Session) -> set[str]:
 
 def keys_in_use(session: Session) -> set[str]:
     """The storage keys of all files that a job names."""
-    return {*session.scalars(select(Job.model_key)), *session.scalars(select(Artifact.key))}
+    datasets = select(Job.dataset_key).where(Job.dataset_key.is_not(None))
+    keys = [*session.scalars(select(Job.model_key)), *session.scalars(datasets), *session.scalars(select(Artifact.key))]
+    return {key for key in keys if key is not None}
+
+
+def states(session: Session, job_ids: Collection[UUID]) -> dict[UUID, State]:
+    """The states of those of the jobs that there are."""
+    found = session.execute(select(Job.id, Job.state).where(Job.id.in_(job_ids)))
+    return {job_id: State(state) for job_id, state in found}
 
 
 # Shared -----------------------------------------------------------------------
@@ -267,6 +276,21 @@ def _write(session: Session, job_id: UUID, token: int, states: frozenset[State],
 
 def _finish(session: Session, job_id: UUID, token: int, state: State, **values: Any) -> bool:
     return _write(session, job_id, token, sources(state) & ACTIVE, **_finished(state), **values)
+
+
+def _columns(report: dict[str, Any]) -> dict[str, Any]:
+    """What a job's row keeps of a report."""
+    metrics = {key: value for key, value in report.items() if key not in _NOT_METRICS}
+    return {"metrics": metrics, "layers": report["layers"], "ledger": report["ledger"]}
+
+
+def _add_products(session: Session, job_id: UUID, report: dict[str, Any], artifacts: Sequence[ArtifactRecord]) -> None:
+    for position, step in enumerate(report["steps"]):
+        details = {key: value for key, value in step.items() if key != "method"}
+        session.add(JobStep(job_id=job_id, position=position, method=step["method"], metrics=details))
+    for made in artifacts:
+        session.add(Artifact(job_id=job_id, format=made.format, key=made.key, bytes=made.bytes, sha256=made.sha256))
+    session.flush()
 
 
 def _finished(state: State) -> dict[str, Any]:

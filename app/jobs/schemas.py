@@ -26,6 +26,14 @@ class ArtifactOut(BaseModel):
     href: str
 
 
+class DatasetOut(BaseModel):
+    """What a model is retrained and measured with."""
+
+    file_name: str
+    bytes: int
+    sha256: str = Field(description="hexadecimal")
+
+
 class JobSummary(BaseModel):
     """A job in a list."""
 
@@ -39,8 +47,10 @@ class JobSummary(BaseModel):
     last_error: JobError | None = Field(description="what ended the last attempt, also if the job goes on")
     attempts: int = Field(description="how many attempts were begun")
     file_name: str
-    input_bytes: int = Field(description="size of the upload")
-    metrics: dict[str, Any] | None = Field(description="the report's figures, once the job has succeeded")
+    input_bytes: int = Field(description="size of the model")
+    metrics: dict[str, Any] | None = Field(
+        description="the report's figures, once there is a result, also where it was not accepted"
+    )
     artifacts: list[ArtifactOut]
     links: dict[str, str] = Field(description="what can be called now")
     created_at: datetime
@@ -57,6 +67,7 @@ class JobDetail(JobSummary):
     """A job with all there is to know about it."""
 
     input_sha256: str
+    dataset: DatasetOut | None = Field(description="the data set that came with the model")
     recipe: dict[str, Any] = Field(description="the recipe with its preset expanded")
     layers: list[dict[str, Any]] | None = Field(description="one row for each tensor")
     ledger: dict[str, int] | None = Field(description="bytes of the artifact by purpose")
@@ -67,6 +78,7 @@ class JobDetail(JobSummary):
         return cls(
             **_summary(job),
             input_sha256=job.model_sha256,
+            dataset=_dataset(job),
             recipe=job.recipe,
             layers=job.layers,
             ledger=job.ledger,
@@ -117,11 +129,17 @@ def _summary(job: Job) -> dict[str, Any]:
     }
 
 
+def _dataset(job: Job) -> DatasetOut | None:
+    if job.dataset_file_name is None or job.dataset_bytes is None or job.dataset_sha256 is None:
+        return None
+    return DatasetOut(file_name=job.dataset_file_name, bytes=job.dataset_bytes, sha256=job.dataset_sha256)
+
+
 def _links(job: Job) -> dict[str, str]:
     path = job_path(job.id)
     links = {"self": path}
     if job.state not in FINISHED:
         links["cancel"] = f"{path}/cancel"
-    if job.state == State.SUCCEEDED:
+    if job.artifacts:
         links["artifact"] = f"{path}/artifact"
     return links

@@ -7,7 +7,7 @@ import binascii
 import json
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from app import errors
@@ -40,17 +40,14 @@ def queue_for(recipe: Recipe, settings: Settings) -> str:
 
 
 def create(context: Context, upload: Upload) -> tuple[JobDetail, str]:
-    """Queue a job for an upload; the job and its queue. Where that fails, the upload's file is removed."""
+    """Queue a job for an upload; the job and its queue. Where that fails, the upload's files are removed."""
     settings = context.settings
     try:
         job = Job(
             queue=queue_for(upload.recipe, settings),
             recipe=upload.recipe.model_dump(mode="json"),
             recipe_version=upload.recipe.version,
-            file_name=upload.file_name,
-            model_key=upload.key,
-            model_bytes=upload.bytes,
-            model_sha256=upload.sha256,
+            **_columns(upload),
             max_crashed_attempts=settings.max_crashed_attempts,
             max_lost_attempts=settings.max_lost_attempts,
         )
@@ -58,8 +55,28 @@ def create(context: Context, upload: Upload) -> tuple[JobDetail, str]:
             repository.add(session, job)
             return JobDetail.from_job(job), job.queue
     except BaseException:
-        context.storage.delete(upload.key)
+        for file in upload.files:
+            context.storage.delete(file.key)
         raise
+
+
+def _columns(upload: Upload) -> dict[str, Any]:
+    """What the table says about the files of an upload."""
+    model, dataset = upload.model, upload.dataset
+    columns: dict[str, Any] = {
+        "file_name": model.file_name,
+        "model_key": model.key,
+        "model_bytes": model.bytes,
+        "model_sha256": model.sha256,
+    }
+    if dataset is not None:
+        columns |= {
+            "dataset_file_name": dataset.file_name,
+            "dataset_key": dataset.key,
+            "dataset_bytes": dataset.bytes,
+            "dataset_sha256": dataset.sha256,
+        }
+    return columns
 
 
 def read(context: Context, job_id: str) -> JobDetail:

@@ -29,7 +29,11 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(State.QUEUED, State.RUNNING, "a worker claims the job"),
     Transition(State.QUEUED, State.CANCELED, "the user cancels it before it starts"),
     Transition(State.RUNNING, State.SUCCEEDED, "the artifact is verified and stored"),
-    Transition(State.RUNNING, State.FAILED, "the work ends with an error, or attempts are used up"),
+    Transition(
+        State.RUNNING,
+        State.FAILED,
+        "the work ends with an error or a result that is not accepted, or attempts are used up",
+    ),
     Transition(State.RUNNING, State.QUEUED, "the attempt is lost or crashes, and is tried again"),
     Transition(State.RUNNING, State.CANCELING, "the user cancels it while it runs"),
     Transition(State.CANCELING, State.CANCELED, "the worker stops"),

@@ -17,6 +17,7 @@ def list_methods() -> list[MethodOut]:
             name=name,
             summary=method.summary,
             needs_data=method.needs_data,
+            needs_graph=method.needs_graph,
             json_schema=method.model_json_schema(),
         )
         for name, method in METHODS.items()

@@ -11,6 +11,7 @@ class MethodOut(BaseModel):
     name: str
     summary: str
     needs_data: bool = Field(description="whether the step needs a data set")
+    needs_graph: bool = Field(description="whether the step needs the network itself, which weights alone do not bring")
     json_schema: dict[str, Any] = Field(description="JSON Schema of the step's settings")
 
 

@@ -15,6 +15,8 @@ from squeezer.model import DTYPE_NAMES, DTYPES
 from squeezer.representations import REPRESENTATIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
 
 #: The first three bytes of every file; the fourth is the format's version.
@@ -35,6 +37,8 @@ MAX_DIMENSIONS = 64
 #: More than any machine can address; a product of dimensions below it fits into 64 bits.
 MAX_TENSOR_BYTES = 1 << 46
 MAX_ALIASES = 1 << 16
+#: The number of the section that holds the graph (`squeezer.graph.encoding`). It is never a required one.
+GRAPH_SECTION = 1
 #: Bytes of a part of the index when it is inflated.
 _MAX_INFLATED = 1 << 26
 #: zlib's window bits: no header and no checksum around the deflated data.
@@ -81,7 +85,7 @@ class FileEntry(Span):
 
 @dataclass(frozen=True)
 class Section(Span):
-    """Something that a later version added; a file with `required` ones means something else without them."""
+    """Something beside the tensors and files; a file with `required` ones means something else without them."""
 
     number: int
     required: bool
@@ -179,6 +183,15 @@ class Index:
             ],
             [Section(*span, kind >> 1, bool(kind & 1)) for span, kind in zip(spans[at:], kinds, strict=True)],
         )
+
+
+def ledger_of(tally: Mapping[str, int]) -> dict[str, int]:
+    """Bytes by category. That of the graph, younger than the others, is named where there is one alone."""
+    return {
+        category.value: tally.get(category, 0)
+        for category in Category
+        if category is not Category.GRAPH or tally.get(category, 0)
+    }
 
 
 _Head = tuple[tuple[int, ...], "np.dtype[Any]", str, "np.dtype[Any]"]

@@ -9,11 +9,22 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from squeezer.artifact.layout import CHECK_BYTES, HEAD, MAGIC, TRAILER_BYTES, Entry, Index, Span
+from squeezer.artifact.layout import (
+    CHECK_BYTES,
+    GRAPH_SECTION,
+    HEAD,
+    MAGIC,
+    TRAILER_BYTES,
+    Entry,
+    Index,
+    Span,
+    ledger_of,
+)
 from squeezer.artifact.sources import TAIL_BYTES, as_source
 from squeezer.artifact.tensor import Decoding, decode_tensor, decode_weights
 from squeezer.codecs import ByteReader, Category, CorruptStreamError
-from squeezer.errors import ArtifactError, Code
+from squeezer.errors import ArtifactError, Code, ModelError
+from squeezer.graph.encoding import from_bytes
 from squeezer.model import TensorInfo
 
 if TYPE_CHECKING:
@@ -24,12 +35,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from squeezer.artifact.sources import Source
+    from squeezer.graph import Graph
     from squeezer.representations import Representation
 
     Origin = str | os.PathLike[str] | bytes | bytearray | memoryview | Source
     Decode = Callable[[ByteReader, Entry], Decoding["_T"]]
 
 _T = TypeVar("_T")
+_GRAPH = "graph"
 #: How much larger than the file its tensors may be, and how large in any case, unless a caller says otherwise.
 _MOST_EXPANSION = 1 << 10
 _ALWAYS_ALLOWED = 1 << 30
@@ -157,6 +170,25 @@ class Artifact(Mapping[str, "NDArray[Any]"]):
             raise ArtifactError("its size is not the one announced", where)
         return content
 
+    def graph(self) -> Graph | None:
+        """The network that the tensors belong to, where the file carries it; read and checked now.
+
+        Raises:
+            ArtifactError: it is damaged, has operators that this version does not run, or belongs to other tensors.
+        """
+        found = [section for section in self._index.sections if section.number == GRAPH_SECTION]
+        if not found:
+            return None
+        if len(found) > 1:
+            raise ArtifactError("there are several", _GRAPH)
+        try:
+            graph = from_bytes(self._checked(_GRAPH, found[0]))
+        except ModelError as error:
+            raise ArtifactError(error.detail, _GRAPH, error.code) from None
+        if missing := sorted(set(graph.tensors.values()) - self._entries.keys()):
+            raise ArtifactError(f"the file has no tensor {missing[0]!r}", _GRAPH)
+        return graph
+
     def check_head(self) -> None:
         """Check the first bytes, which opening has not looked at.
 
@@ -166,13 +198,15 @@ class Artifact(Mapping[str, "NDArray[Any]"]):
         self._check_head(self._source.read(0, len(HEAD)))
 
     def check_sections(self) -> None:
-        """Check what a later version has added, and this one passes over.
+        """Check the graph, and what a later version has added, which this one passes over.
 
         Raises:
             ArtifactError: where it is damaged.
         """
         for section in self._index.sections:
-            self._checked(f"section {section.number}", section)
+            if section.number != GRAPH_SECTION:
+                self._checked(f"section {section.number}", section)
+        self.graph()
 
     def ledger(self, tensors: Mapping[str, int] | None = None) -> dict[str, int]:
         """Bytes by category, which sum to the file's size.
@@ -186,8 +220,10 @@ class Artifact(Mapping[str, "NDArray[Any]"]):
                 tally.update(decoded)
         else:
             tally.update(tensors)
-        tally[Category.FILES] += sum(span.length for span in [*self._index.files, *self._index.sections])
-        return {category.value: tally[category] for category in Category}
+        tally[Category.FILES] += sum(file.length for file in self._index.files)
+        for section in self._index.sections:
+            tally[Category.GRAPH if section.number == GRAPH_SECTION else Category.FILES] += section.length
+        return ledger_of(tally)
 
     def close(self) -> None:
         """Release the source."""

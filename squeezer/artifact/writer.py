@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, Self
 
-from squeezer.artifact.layout import CHECK_BYTES, HEAD, Entry, FileEntry, Index
+from squeezer.artifact.layout import CHECK_BYTES, GRAPH_SECTION, HEAD, Entry, FileEntry, Index, Section, ledger_of
 from squeezer.artifact.tensor import chunks_of, stored_dtype, write_chunk, write_head
 from squeezer.codecs import ByteWriter, Category
 
@@ -107,10 +107,16 @@ class ArtifactWriter:
         self._put(packed, Category.FILES)
         self._index.files.append(FileEntry(offset, len(packed), zlib.crc32(packed), path, len(content)))
 
+    def add_graph(self, data: bytes) -> None:
+        """Append the network as `squeezer.graph.encoding.to_bytes` encodes it; the last thing to add."""
+        offset = self._file.tell()
+        self._put(data, Category.GRAPH)
+        self._index.sections.append(Section(offset, len(data), zlib.crc32(data), GRAPH_SECTION, required=False))
+
     @property
     def ledger(self) -> dict[str, int]:
         """Bytes written so far, by category; after the context has ended, they sum to the file's size."""
-        return {category.value: self._tally[category] for category in Category}
+        return ledger_of(self._tally)
 
     def _put(self, data: bytes, category: Category) -> None:
         self._file.write(data)

@@ -19,7 +19,8 @@ ModelArgument = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        help="A .safetensors file, a PyTorch checkpoint, or a Hugging Face folder; told by its content.",
+        help="An exported program (.pt2), a .safetensors file, a PyTorch checkpoint, an ONNX model, or a Hugging Face "
+        "folder; told by its content.",
         show_default=False,
     ),
 ]
@@ -30,6 +31,26 @@ RecipeOption = Annotated[
     str,
     typer.Option(
         "--recipe", "-r", metavar="PRESET|FILE.json", help="A preset (`squeezer presets`), or a recipe as JSON."
+    ),
+]
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        "-d",
+        metavar="DATA",
+        help="A data set (.npz, .safetensors, or .zip of images), for steps that retrain and to measure the result.",
+        show_default=False,
+    ),
+]
+
+ArchitectureOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The built-in network that MODEL's weights belong to, such as resnet20; instead of the recipe's.",
+        show_default=False,
     ),
 ]
 
@@ -57,11 +78,16 @@ MaxBytesOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 
-def recipe_document(text: str, *, at_service: bool = False) -> dict[str, Any]:
-    """The recipe that `--recipe` means: a preset's name, or a file.
+def recipe_document(text: str, architecture: str | None = None, *, at_service: bool = False) -> dict[str, Any]:
+    """The recipe that `--recipe` means, a preset's name or a file, with the `--architecture` that was given.
 
     `at_service` says that a service will judge it, which may have other presets than this version.
     """
+    document = _chosen_recipe(text, at_service=at_service)
+    return document if architecture is None else document | {"architecture": architecture}
+
+
+def _chosen_recipe(text: str, *, at_service: bool) -> dict[str, Any]:
     from squeezer.recipe import presets
 
     known = presets()
@@ -102,6 +128,19 @@ def check_model(path: Path) -> None:
     """See that there is a model, a file or a folder, to read."""
     if not path.exists():
         raise CommandError(Code.FILE_NOT_FOUND, f"{path}: there is no such file or folder")
+    if not os.access(path, os.R_OK):
+        raise CommandError("file_error", f"{path} may not be read")
+
+
+def check_data(path: Path | None) -> None:
+    """See that a data set, where one was named, is a file that can be read."""
+    if path is None:
+        return
+    if not path.exists():
+        raise CommandError(Code.FILE_NOT_FOUND, f"{path}: there is no such file; name a data set with --data")
+    if path.is_dir():
+        zipping = f"cd {path} && zip -0 -r ../data.zip ."
+        raise CommandError("file_error", f"{path} is a folder; zip it (`{zipping}`) and give that to --data")
     if not os.access(path, os.R_OK):
         raise CommandError("file_error", f"{path} may not be read")
 

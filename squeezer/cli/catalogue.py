@@ -49,6 +49,7 @@ def list_methods(
             "name": each,
             "summary": method.summary,
             "needs_data": method.needs_data,
+            "needs_graph": method.needs_graph,
             "json_schema": method.model_json_schema(),
         }
         for each, method in METHODS.items()
@@ -57,13 +58,18 @@ def list_methods(
     if as_json:
         print_json(documents if name is None else documents[0])
     elif name is None:
-        rows = [(doc["name"], doc["summary"], "yes" if doc["needs_data"] else "no") for doc in documents]
-        console.show_rows(("method", "what it does", "needs data"), rows)
+        rows = [(doc["name"], doc["summary"], _needs(doc)) for doc in documents]
+        console.show_rows(("method", "what it does", "needs"), rows)
         console.out().print("\nsqueezer methods NAME shows the settings of one", style="dim")
     else:
         console.out().print(f"{name}: {documents[0]['summary']}", style="bold", soft_wrap=True)
         console.out().print()
         console.show_rows(("setting", "takes", "default", "meaning"), _settings(documents[0]["json_schema"]))
+
+
+def _needs(document: Mapping[str, Any]) -> str:
+    needs = [word for key, word in (("needs_graph", "the network"), ("needs_data", "data")) if document[key]]
+    return " and ".join(needs) or "weights alone"
 
 
 def _settings(schema: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:

@@ -20,9 +20,14 @@ class CommandError(Exception):
 
 def fail(code: str, detail: str, status: int = 1) -> int:
     """Show an error; the exit status."""
-    print(f"error: {detail} ({code})", file=sys.stderr)
+    show_error(code, detail)
     print_error(code, detail)
     return status
+
+
+def show_error(code: str, detail: str) -> None:
+    """An error as one line on standard error."""
+    print(f"error: {detail} ({code})", file=sys.stderr)
 
 
 def print_error(code: str, detail: str) -> None:

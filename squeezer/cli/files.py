@@ -9,31 +9,49 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from squeezer.cli.arguments import (
+    ArchitectureOption,
     ArtifactArgument,
+    DataOption,
     JsonOption,
     MaxBytesOption,
     ModelArgument,
     RecipeOption,
     SqzOption,
+    check_data,
     check_exists,
     check_model,
     check_writable,
     output_paths,
     recipe_document,
 )
-from squeezer.cli.errors import print_json
+from squeezer.cli.errors import print_json, show_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from squeezer.console import Update
     from squeezer.progress import Progress
+    from squeezer.recipe import Recipe
+    from squeezer.report import Report
+
+#: What `decompress` writes a single file for; any other name is a folder's.
+_FILE_ENDINGS = frozenset({".safetensors", ".pt2", ".onnx"})
 
 
 def compress(
     model: ModelArgument,
     output: SqzOption = None,
     recipe: RecipeOption = "safe",
+    data: DataOption = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder in which retraining notes how far it is. The same command goes on from there.",
+            show_default=False,
+        ),
+    ] = None,
+    architecture: ArchitectureOption = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="By default one for each core.", show_default=False)
     ] = None,
@@ -43,21 +61,56 @@ def compress(
     from squeezer import console
     from squeezer.recipe import parse_recipe
 
-    parsed = parse_recipe(recipe_document(recipe))
+    parsed = parse_recipe(recipe_document(recipe, architecture))
     check_model(model)
+    check_data(data)
+    parsed.check_data(has_data=data is not None)
     outputs = output_paths(model, output, parsed.outputs)
+    if checkpoints is not None:
+        check_writable(checkpoints, model, folder=True)
+        checkpoints.mkdir(exist_ok=True)
 
-    from squeezer import api
-
-    with console.progress(model.name) as update:
-        report = api.compress(model, parsed, outputs["sqz"], progress=_follow(update), threads=threads)
-        if "safetensors" in outputs:
-            update("write safetensors", None, None, "")
-            api.decompress(outputs["sqz"], outputs["safetensors"], max_bytes=report.tensor_bytes)
+    report, refusal = _compress(model, parsed, outputs, data, checkpoints, threads)
+    document = report.to_json()
     if as_json:
-        print_json(report.to_json())
+        print_json(document if refusal is None else document | {"error": refusal})
     else:
-        console.show_report(report.to_json(), str(outputs["sqz"]))
+        console.show_report(document, str(outputs["sqz"]))
+    if refusal is not None:
+        show_error(refusal["code"], f"{refusal['detail']}; {outputs['sqz']} was kept")
+        raise typer.Exit(1)
+
+
+def _compress(
+    model: Path,
+    recipe: Recipe,
+    outputs: dict[str, Path],
+    data: Path | None,
+    checkpoints: Path | None,
+    threads: int | None,
+) -> tuple[Report, dict[str, str] | None]:
+    """Write all outputs; the report, and code and detail where the result is not accepted."""
+    from squeezer import api, console
+
+    refusal = None
+    with console.progress(model.name) as update:
+        try:
+            report = api.compress(
+                model,
+                recipe,
+                outputs["sqz"],
+                data=data,
+                checkpoints=checkpoints,
+                progress=_follow(update),
+                threads=threads,
+            )
+        except api.NotAcceptedError as error:
+            report, refusal = error.report, {"code": error.code, "detail": error.detail}
+        for name, path in outputs.items():
+            if name != "sqz":
+                update(f"write {name}", None, None, "")
+                api.decompress(outputs["sqz"], path, max_bytes=report.tensor_bytes)
+    return report, refusal
 
 
 def decompress(
@@ -67,19 +120,20 @@ def decompress(
         typer.Option(
             "--output",
             "-o",
-            metavar="OUT.safetensors|DIR",
-            help="A file that ends in .safetensors; or a folder, which also gets the files that came with the model.",
+            metavar="OUT.safetensors|OUT.pt2|OUT.onnx|DIR",
+            help="A file that ends in .safetensors; or in .pt2 or .onnx, where IN.sqz carries its network; or a "
+            "folder, which also gets the files that came with the model.",
             show_default=False,
         ),
     ],
     max_bytes: MaxBytesOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the tensors of a .sqz file as safetensors."""
+    """Write the tensors of a .sqz file, or the network with them, in a format that others read."""
     from squeezer import console
 
     check_exists(artifact)
-    folder = output.suffix != ".safetensors"
+    folder = output.suffix not in _FILE_ENDINGS
     check_writable(output, artifact, folder=folder)
 
     from squeezer import api

@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from squeezer.cli.arguments import (
+    ArchitectureOption,
+    DataOption,
     JsonOption,
     ModelArgument,
     RecipeOption,
     SqzOption,
+    check_data,
     check_model,
     output_paths,
     recipe_document,
 )
-from squeezer.cli.errors import CommandError, print_json
-from squeezer.errors import Code
+from squeezer.cli.errors import CommandError, print_json, show_error
+from squeezer.errors import Code, RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +40,8 @@ def submit(
     url: Annotated[str, typer.Option(envvar="SQUEEZER_URL", help="Where the service is.")] = _DEFAULT_URL,
     output: SqzOption = None,
     recipe: RecipeOption = "safe",
+    data: DataOption = None,
+    architecture: ArchitectureOption = None,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait for the job and download; or print its id at once.")
     ] = True,
@@ -45,28 +50,41 @@ def submit(
     """Compress a model on a service: upload, wait, download. Ctrl-C cancels the job."""
     from squeezer import console
 
-    document = recipe_document(recipe, at_service=True)
+    document = recipe_document(recipe, architecture, at_service=True)
     _check_upload(model)
+    check_data(data)
+    _check_need(document, data)
     wanted = document.get("outputs", ["sqz"])
     outputs = output_paths(model, output, wanted if isinstance(wanted, list) else ["sqz"]) if wait else {}
     with _service(url) as client:
         with console.progress(model.name) as update:
-            job = client.submit(model, document, _transfer(update, "upload"))
+            job = client.submit(model, document, _transfer(update, "upload"), dataset=data)
         if wait:
             job = _follow(client, job["id"], model.name)
-            if job["state"] == "succeeded":
-                _fetch(client, job, outputs)
+            _fetch(client, job, outputs)
     if as_json:
         print_json(job)
     elif not wait:
         console.out().print(job["id"])
-    elif job["state"] == "succeeded":
+    elif job["artifacts"]:
         report = {**job["metrics"], "layers": job["layers"], "ledger": job["ledger"]}
         console.show_report(report, str(outputs["sqz"]))
     if wait and job["state"] != "succeeded":
         problem = job["error"] or {"code": job["state"], "detail": f"the job was {job['state']}"}
-        console.say(f"error: job {job['id']}: {problem['detail']} ({problem['code']})")
+        kept = f"; {outputs['sqz']} was kept" if job["artifacts"] else ""
+        show_error(problem["code"], f"job {job['id']}: {problem['detail']}{kept}")
         raise typer.Exit(1)
+
+
+def _check_need(document: Mapping[str, Any], data: Path | None) -> None:
+    """Refuse a recipe that needs a data set where there is none: the service only could after the upload."""
+    from squeezer.recipe import parse_recipe
+
+    try:
+        recipe = parse_recipe(document)
+    except RecipeError:  # the service may know methods that we do not, and says what is wrong where it does not
+        return
+    recipe.check_data(has_data=data is not None)
 
 
 def _check_upload(model: Path) -> None:

@@ -25,6 +25,7 @@ class Category(StrEnum):
     PADDING = "padding"  # bytes that carry nothing
     CHECKS = "checks"  # checksums
     FILES = "files"  # files that came with the model
+    GRAPH = "graph"  # the network that the tensors belong to, where the file has it
 
 
 class Level(StrEnum):

@@ -17,9 +17,9 @@ __all__ = ["open_model"]
 def open_model(path: Path) -> Model:
     """Open a model, whatever its format; the caller closes it.
 
-    `path` is a safetensors file, a PyTorch checkpoint, a Hugging Face folder, such a folder zipped, or the
-    `*.safetensors.index.json` of a sharded model beside its shards. The readers are imported here, one at a
-    time, because only checkpoints need torch.
+    `path` is a safetensors file, a PyTorch checkpoint, an exported program (.pt2), an ONNX model, a Hugging Face
+    folder, such a folder zipped, or the `*.safetensors.index.json` of a sharded model beside its shards. The readers
+    are imported here, one at a time, because only checkpoints need torch.
 
     Raises:
         ModelError: the file cannot be read; its code names the cause.
@@ -47,3 +47,11 @@ def open_model(path: Path) -> Model:
             from squeezer.formats.huggingface import open_index
 
             return open_index(path)
+        case Format.PT2:
+            from squeezer.formats.pt2 import Pt2Model
+
+            return Pt2Model(path)
+        case Format.ONNX:
+            from squeezer.formats.onnx import OnnxModel
+
+            return OnnxModel(path)

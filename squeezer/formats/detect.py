@@ -18,10 +18,9 @@ MAX_HEADER_BYTES = 100_000_000
 HEAD_BYTES = 512
 
 TAKEN = (
-    "Upload a .safetensors file, a PyTorch checkpoint of a state dict (.pt, .pth, .bin), "
-    "or a Hugging Face folder as a .zip"
+    "Upload a .safetensors file, a PyTorch checkpoint of a state dict (.pt, .pth, .bin), an exported program (.pt2), "
+    "an ONNX model, or a Hugging Face folder as a .zip"
 )
-_SAVE_STATE_DICT = "load the model in PyTorch and save its weights with torch.save(model.state_dict(), 'model.pt')"
 
 _LEGACY_TORCH = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # torch.serialization.MAGIC_NUMBER, pickled
 
@@ -61,6 +60,8 @@ class Format(StrEnum):
     FOLDER = "folder"
     FOLDER_ZIP = "folder_zip"
     SHARD_INDEX = "shard_index"
+    ONNX = "onnx"
+    PT2 = "pt2"
 
 
 def detect(path: Path) -> Format:
@@ -98,6 +99,8 @@ def identify(head: bytes) -> Format:
         return Format.SAFETENSORS
     if head.lstrip().startswith(b"{") and _is_text(head):
         return Format.SHARD_INDEX
+    if len(head) > 2 and _is_onnx(head):
+        return Format.ONNX
     raise _refusal(head)
 
 
@@ -110,17 +113,18 @@ def _inside_zip(path: Path) -> Format:
         if "constants.pkl" in inner and "data.pkl" in inner:
             raise ModelError(
                 Code.UNSUPPORTED_FORMAT,
-                "This is a TorchScript program, whose code would run when it is loaded. "
-                "Save the weights instead: "
+                "This is a TorchScript program, whose code would run when it is loaded. Export the original module "
+                "instead: squeezer.export(module, example_inputs, 'model.pt2'). Or save its weights alone: "
                 "torch.save(torch.jit.load('model.pt').state_dict(), 'weights.pt').",
             )
-        if "archive_format" in inner or "serialized_exported_program.json" in inner | archive.members.keys():
+        if "serialized_exported_program.json" in inner | archive.members.keys():
             raise ModelError(
                 Code.UNSUPPORTED_FORMAT,
-                "This is an exported program (.pt2), which Squeezer cannot take yet. "
-                "Save the weights instead: "
-                "torch.save(torch.export.load('model.pt2').state_dict, 'weights.pt').",
+                "This is an exported program of an older PyTorch. Export it with PyTorch 2.9 or a later one: "
+                "squeezer.export(module, example_inputs, 'model.pt2').",
             )
+        if "archive_format" in inner:
+            return Format.PT2
         if "data.pkl" in inner:
             return Format.TORCH_ZIP
         if archive.members and all(name.endswith(".npy") for name in archive.members):
@@ -156,11 +160,6 @@ def _refusal(head: bytes) -> ModelError:
     for magic, offset, what, remedy in _FOREIGN:
         if head[offset:].startswith(magic):
             return ModelError(Code.UNKNOWN_FORMAT, f"The file is {what}. {remedy}.")
-    if len(head) > 2 and _is_onnx(head):
-        return ModelError(
-            Code.UNSUPPORTED_FORMAT,
-            f"This is an ONNX file, which Squeezer cannot take yet. If you have the original, {_SAVE_STATE_DICT}.",
-        )
     if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return ModelError(
             Code.UNSAFE_PICKLE,

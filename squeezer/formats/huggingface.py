@@ -79,6 +79,7 @@ class MultiFileModel:
     """
 
     format = "huggingface"
+    graph = None  # weights alone
 
     def __init__(self, folder: Folder, parts: list[str], weight_map: Mapping[str, str] | None) -> None:
         self._folder = folder

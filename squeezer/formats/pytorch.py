@@ -71,6 +71,7 @@ class PytorchModel:
     """
 
     format = "pytorch"
+    graph = None  # weights alone
 
     def __init__(self, path: Path, *, zipped: bool) -> None:
         self.input_bytes = path.stat().st_size

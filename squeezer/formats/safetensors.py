@@ -55,6 +55,7 @@ class SafetensorsModel:
     """
 
     format = "safetensors"
+    graph = None  # weights alone
 
     def __init__(self, path: Path, offset: int = 0, length: int | None = None) -> None:
         self._fd = os.open(path, os.O_RDONLY)

@@ -37,11 +37,12 @@ class Step(BaseModel):
         {}, description="other settings for the tensors that fit a glob; the last fitting one wins"
     )
 
-    #: Kinds of representation that the step can start from, and the one that it leaves.
+    #: Kinds of representation that the step can start from, and the one that it leaves; "same" leaves them as they are.
     accepts: ClassVar[frozenset[str]]
     produces: ClassVar[str]
-    #: Steps that retrain or measure need a data set; presets leave them out where there is none.
+    #: Steps that retrain or measure need a data set, or the network itself; presets leave them out where there is none.
     needs_data: ClassVar[bool] = False
+    needs_graph: ClassVar[bool] = False
     #: One line for `squeezer methods`.
     summary: ClassVar[str]
 
@@ -89,6 +90,20 @@ class Step(BaseModel):
     def overridden(self) -> dict[str, Self]:
         """The settings under each pattern of `overrides`, in their order."""
         return {pattern: self._with(settings) for pattern, settings in self.overrides.items()}
+
+    def leaves(self, kind: str) -> str:
+        """The kind of representation after this step, for a tensor that was of that kind before."""
+        return kind if self.produces == "same" else self.produces
+
+    @property
+    def replaces_network(self) -> bool:
+        """Whether another network takes the place of the uploaded one, with tensors of other names."""
+        return False
+
+    @property
+    def effort(self) -> float:
+        """About how long the step takes, in passes over the training data, to tell how far a job is."""
+        return 0.02
 
     def selects(self, name: str) -> bool:
         """Whether `include` and `exclude` let a tensor of that name in."""

@@ -22,19 +22,22 @@ CONTENT = os.urandom(700_000)  # several chunks
 DIGEST = hashlib.sha256(CONTENT)
 
 
-@pytest.fixture
-def path(server: Server, sessions: sessionmaker[Session], add_job: AddJob) -> str:
+@pytest.fixture(params=["succeeded", "not accepted"])
+def path(request: pytest.FixtureRequest, server: Server, sessions: sessionmaker[Session], add_job: AddJob) -> str:
     """The path of a finished job's artifact."""
     job_id = add_job(file_name='m\u00f6del, "v1.5".pth')
     storage, key = LocalStorage(server.settings.storage), new_key()
     with storage.writer(key) as writer:
         writer.write(CONTENT)
         writer.commit()
+    made = [ArtifactRecord("sqz", key, len(CONTENT), DIGEST.hexdigest())]
     with sessions.begin() as session:
         claimed = repository.claim(session, "cpu", "worker", 30)
         assert claimed is not None
-        made = [ArtifactRecord("sqz", key, len(CONTENT), DIGEST.hexdigest())]
-        assert repository.succeed(session, job_id, claimed.token, REPORT, made)
+        if request.param == "succeeded":
+            assert repository.succeed(session, job_id, claimed.token, REPORT, made)
+        else:
+            assert repository.fail(session, job_id, claimed.token, "not_accepted", "it fell", REPORT, made)
     return f"/jobs/{job_id}/artifact"
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.jobs.models import Job
 from app.settings import Settings
 from app.storage import LocalStorage
-from app.uploads.service import MAX_SPEC_BYTES
+from app.uploads.parts import MAX_SPEC_BYTES
 from tests.app.conftest import MODEL, SPEC, Server, assert_problem, form, wait_for
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def test_other_bodies_are_refused(
 
 @pytest.fixture
 def small_server(settings: Settings) -> Iterator[Server]:
-    server = Server(settings.model_copy(update={"max_upload_bytes": 1000})).start()
+    server = Server(settings.model_copy(update={"max_upload_bytes": 1000, "max_dataset_bytes": 1000})).start()
     yield server
     server.stop()
 

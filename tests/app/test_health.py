@@ -56,13 +56,14 @@ def test_a_schema_that_is_old_is_named(tmp_path: Path, redis_url: str) -> None:
 def test_a_schema_that_is_newer_than_the_code_is_named(settings: Settings, redis_url: str) -> None:
     engine = make_engine(settings)
     with engine.begin() as connection:
+        ours = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     try:
         problem = assert_problem(ready(settings.model_copy(update={"redis_url": redis_url})), 503, "not_ready")
         assert problem["checks"]["database"] != "ok"
     finally:
         with engine.begin() as connection:
-            connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+            connection.execute(text("UPDATE alembic_version SET version_num = :ours"), {"ours": ours})
         engine.dispose()
 
 

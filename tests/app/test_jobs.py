@@ -54,6 +54,23 @@ def test_succeeded_jobs_show_their_report(client: httpx.Client, sessions: Sessio
     assert set(job["links"]) == {"self", "artifact"}
 
 
+def test_a_result_that_is_not_accepted_is_shown_beside_the_error(
+    client: httpx.Client, sessions: Sessions, add_job: AddJob
+) -> None:
+    job_id = add_job()
+    _, token = claim(sessions)
+    report = REPORT | {"evaluation": {"metric": "accuracy", "drop": {"value": 0.2}}}
+    made = [ArtifactRecord("sqz", new_key(), 7, "ab" * 32)]
+    with sessions.begin() as session:
+        repository.fail(session, job_id, token, "not_accepted", "accuracy fell by 0.2", report, made)
+    job = client.get(f"/jobs/{job_id}").json()
+    assert (job["state"], job["error"]) == ("failed", {"code": "not_accepted", "detail": "accuracy fell by 0.2"})
+    assert job["metrics"]["evaluation"] == report["evaluation"]
+    assert (job["layers"], job["ledger"]) == (REPORT["layers"], REPORT["ledger"])
+    assert [each["format"] for each in job["artifacts"]] == ["sqz"]
+    assert set(job["links"]) == {"self", "artifact"}
+
+
 def test_a_lost_attempt_shows_as_last_error_and_not_as_error(
     client: httpx.Client, sessions: Sessions, add_job: AddJob
 ) -> None:

@@ -57,8 +57,8 @@ def test_what_breaks_inside_is_a_problem_without_its_secrets(settings: Settings)
 def test_methods_come_with_their_schema(client: httpx.Client) -> None:
     methods = {method["name"]: method for method in client.get("/methods").json()}
     assert "sparsity" in methods["magnitude_prune"]["json_schema"]["properties"]
-    assert methods["magnitude_prune"]["needs_data"] is False
-    assert methods["finetune"]["needs_data"] is True
+    needs = {name: (method["needs_graph"], method["needs_data"]) for name, method in methods.items()}
+    assert (needs["magnitude_prune"], needs["finetune"]) == ((False, False), (True, True))
     assert all(method["summary"] for method in methods.values())
 
 

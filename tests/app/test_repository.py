@@ -284,6 +284,47 @@ def test_failure_keeps_code_and_detail(sessions: Sessions, add_job: AddJob) -> N
     assert (job.state, job.error_code, len(job.error_detail or "")) == (State.FAILED, "truncated_file", 4000)
 
 
+def test_a_failure_may_keep_its_result(sessions: Sessions, add_job: AddJob) -> None:
+    job_id = add_job()
+    claimed = claim(sessions)
+    made = [ArtifactRecord("sqz", new_key(), 7, "ab" * 32)]
+    with sessions.begin() as session:
+        state = repository.fail(session, job_id, claimed.token, "not_accepted", "fell by 0.2", REPORT, made)
+    assert state == State.FAILED
+    job = read(sessions, job_id)
+    assert (job.state, job.error_code, job.error_detail) == (State.FAILED, "not_accepted", "fell by 0.2")
+    assert job.metrics == {"headline": "4 times smaller", "ratio": 4.0}
+    assert (job.layers, job.ledger) == (REPORT["layers"], REPORT["ledger"])
+    assert [(each.method, each.metrics["tensors"]) for each in job.steps] == [("magnitude_prune", 2)]
+    assert [each.key for each in job.artifacts] == [made[0].key]
+
+
+@pytest.mark.parametrize("how", ["canceled", "stale"])
+def test_a_result_that_comes_too_late_with_a_failure_is_not_kept(sessions: Sessions, add_job: AddJob, how: str) -> None:
+    job_id = add_job()
+    claimed = claim(sessions)
+    made = [ArtifactRecord("sqz", new_key(), 7, "ab" * 32)]
+    if how == "canceled":
+        cancel(sessions, job_id)
+    else:
+        lose(sessions)
+    with sessions.begin() as session:
+        state = repository.fail(session, job_id, claimed.token, "not_accepted", "x", REPORT, made)
+    job = read(sessions, job_id)
+    expected = (State.CANCELED, State.CANCELED) if how == "canceled" else (None, State.QUEUED)
+    assert (state, job.state) == expected
+    assert (job.artifacts, job.steps, job.metrics, job.layers) == ([], [], None, None)
+
+
+def test_the_states_of_the_jobs_that_there_are(sessions: Sessions, add_job: AddJob) -> None:
+    first, second = add_job(), add_job()
+    claimed = claim(sessions).job_id
+    with sessions() as session:
+        states = repository.states(session, [first, second, uuid4()])
+        assert repository.states(session, []) == {}
+    assert states == dict.fromkeys([first, second], State.QUEUED) | {claimed: State.RUNNING}
+
+
 def test_pages_are_complete_and_newest_first(sessions: Sessions, add_job: AddJob) -> None:
     now = utc_now()
     # Jobs of the same moment are told apart by their ids.
@@ -300,9 +341,9 @@ def test_pages_are_complete_and_newest_first(sessions: Sessions, add_job: AddJob
 
 
 def test_removing_a_job_removes_what_hangs_on_it(sessions: Sessions, add_job: AddJob) -> None:
-    job_id, other = add_job(model_key="1" * 32), add_job(model_key="2" * 32)
+    job_id, other = add_job(model_key="1" * 32, dataset_key="3" * 32), add_job(model_key="2" * 32)
     claimed = claim(sessions)
-    assert claimed.job_id == job_id
+    assert (claimed.job_id, claimed.dataset_key) == (job_id, "3" * 32)
     with sessions.begin() as session:
         assert succeed(session, claimed)
     with sessions.begin() as session:
@@ -310,8 +351,8 @@ def test_removing_a_job_removes_what_hangs_on_it(sessions: Sessions, add_job: Ad
         assert job is not None
         made = job.artifacts[0].key
         keys = repository.keys_in_use(session)
-        assert keys == {"1" * 32, "2" * 32, made}
-        assert set(repository.remove(session, job)) == {job.model_key, made}
+        assert keys == {"1" * 32, "2" * 32, "3" * 32, made}
+        assert set(repository.remove(session, job)) == {"1" * 32, "3" * 32, made}
     with sessions.begin() as session:
         for table in (Artifact, JobStep):
             assert session.scalar(select(func.count()).select_from(table)) == 0

@@ -17,6 +17,7 @@ from benchmarks.rate import Curves
 from benchmarks.rate_curves import Point, average, merged, size_at, value_at_loss
 from benchmarks.rate_points import Family, Judge, Rival, Verdict, compare, curve
 from squeezer.recipe import parse_recipe
+from squeezer.zoo.resnet import CifarResNet
 
 RANDOM = np.random.default_rng(0)
 
@@ -145,7 +146,7 @@ def test_verdicts_are_those_of_the_formulas() -> None:
 @pytest.fixture(scope="module")
 def network() -> dict[str, Any]:
     torch.manual_seed(0)
-    state = {name: tensor.numpy() for name, tensor in resnet.CifarResNet(8).state_dict().items()}
+    state = {name: tensor.numpy() for name, tensor in CifarResNet(8).state_dict().items()}
     # As they are first, norms are all alike.
     norms = {name: 1 + RANDOM.random(a.shape, np.float32) for name, a in state.items() if a.ndim == 1}
     return state | norms

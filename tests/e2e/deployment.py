@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +69,19 @@ class Client:
     def __init__(self, url: str) -> None:
         self.http = httpx.Client(base_url=url, timeout=60)
 
-    def submit(self, model: Path, spec: object) -> str:
+    def submit(self, model: Path, spec: object, dataset: Path | None = None) -> str:
         """Post a job; returns its path."""
-        with model.open("rb") as file:
-            response = self.http.post("/jobs", data={"spec": json.dumps(spec)}, files={"model": file})
+        paths = {"model": model} | ({} if dataset is None else {"dataset": dataset})
+        with contextlib.ExitStack() as stack:
+            files = {part: stack.enter_context(path.open("rb")) for part, path in paths.items()}
+            response = self.post(spec, files)
         assert response.status_code == 202, response.text
         assert response.json()["state"] in {"queued", "running"}
         return response.headers["location"]
+
+    def post(self, spec: object, files: Mapping[str, Any]) -> httpx.Response:
+        """Post a form."""
+        return self.http.post("/jobs", data={"spec": json.dumps(spec)}, files=files)
 
     def job(self, path: str) -> dict[str, Any]:
         response = self.http.get(path)

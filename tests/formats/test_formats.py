@@ -58,7 +58,7 @@ def test_the_suffix_does_not_matter(tmp_path: Path, suffix: str) -> None:
         (b"x", Code.UNKNOWN_FORMAT),
         (b"\x1f\x8b\x08" + bytes(100), Code.UNKNOWN_FORMAT),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", Code.UNKNOWN_FORMAT),
-        (b"\x08\x07\x12\x07pytorch\x1a\x062.0.0:" + bytes(50), Code.UNSUPPORTED_FORMAT),  # ONNX
+        (b"\x08\x07\x12\x07pytorch\x1a\x062.0.0:" + bytes(50), Code.INVALID_ONNX),
         (b"PK\x03\x04" + bytes(100), Code.TRUNCATED_FILE),
         (pickle.dumps({"a": 1}), Code.UNSAFE_PICKLE),
         (pickle.dumps({"a": 1}, protocol=2), Code.UNSAFE_PICKLE),
@@ -94,14 +94,11 @@ def test_a_fifo_does_not_hang(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-def test_programs_are_refused_with_the_remedy(tmp_path: Path) -> None:
-    module = torch.nn.Linear(3, 2)
-    torch.jit.save(torch.jit.script(module), tmp_path / "script.pt")
-    torch.export.save(torch.export.export(module, (torch.zeros(1, 3),)), tmp_path / "model.pt2")
-    for name in ("script.pt", "model.pt2"):
-        with pytest.raises(ModelError, match=r"torch\.save") as caught:
-            open_model(tmp_path / name)
-        assert caught.value.code is Code.UNSUPPORTED_FORMAT
+def test_torchscript_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(3, 2)), tmp_path / "script.pt")
+    with pytest.raises(ModelError, match=r"squeezer\.export.*torch\.save") as caught:
+        open_model(tmp_path / "script.pt")
+    assert caught.value.code is Code.UNSUPPORTED_FORMAT
 
 
 def test_a_data_set_is_no_model(tmp_path: Path) -> None:
@@ -149,3 +146,15 @@ def test_without_torch_the_error_says_what_to_install(tmp_path: Path) -> None:
     )
     assert out.startswith("missing_dependency")
     assert "pip install 'squeezer[torch]'" in out
+
+
+def test_without_onnx_the_error_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(b"\x08\x07\x12\x07pytorch\x1a\x062.0.0:" + bytes(50))
+    out = run(
+        "import sys, pathlib, squeezer.formats\n"
+        "sys.modules['onnx'] = None\n"
+        f"try: squeezer.formats.open_model(pathlib.Path({str(tmp_path / 'm')!r}))\n"
+        "except squeezer.errors.ModelError as error: print(error.code, error)"
+    )
+    assert out.startswith("missing_dependency")
+    assert "pip install 'squeezer[onnx]'" in out

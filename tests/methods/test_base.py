@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from squeezer.errors import RecipeError
 from squeezer.methods import METHODS, KmeansShare, MagnitudePrune, UniformQuantize
-from squeezer.methods.base import matches
+from squeezer.methods.base import Step, matches
+from squeezer.methods.network_step import TrainingStep
 from squeezer.recipe import parse_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -33,14 +34,23 @@ def test_recipe_loads_neither_torch_nor_numba() -> None:
 def test_every_method_has_a_page_that_names_its_settings(method: str) -> None:
     page = (ROOT / "docs" / "methods" / f"{method}.md").read_text("utf-8")
     assert page.startswith(f"# `{method}`")
-    own = METHODS[method].model_fields.keys() - {"method", "include", "exclude", "overrides"}
+    shared = TrainingStep if issubclass(METHODS[method], TrainingStep) else Step
+    own = METHODS[method].model_fields.keys() - shared.model_fields.keys() - {"method"}
     missing = [setting for setting in own if f"`{setting}`" not in page]
     assert not missing
 
 
+def test_the_page_on_training_names_the_settings_of_all_steps_that_retrain() -> None:
+    page = (ROOT / "docs" / "training.md").read_text("utf-8")
+    own = TrainingStep.model_fields.keys() - Step.model_fields.keys()
+    assert not [setting for setting in own if f"`{setting}`" not in page]
+
+
 def test_every_method_file_is_registered() -> None:
     folder = ROOT / "squeezer" / "methods"
-    declared = [path for path in folder.rglob("*.py") if "(Step):" in path.read_text("utf-8")]
+    bases = ("(Step):", "(NetworkStep):", "(TrainingStep):")
+    declared = [path for path in folder.rglob("*.py") if any(base in path.read_text("utf-8") for base in bases)]
+    declared = [path for path in declared if path.stem != "network_step"]
     assert {path.stem for path in declared} == set(METHODS)
 
 

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.command import downgrade
+from alembic.command import upgrade as upgrade_to
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine
@@ -99,14 +100,49 @@ def test_several_processes_may_upgrade_at_once(engine: Engine) -> None:
     assert tables(engine) == TABLES
 
 
-def test_downgrade_takes_everything_back(engine: Engine) -> None:
-    upgrade(engine)
+def migrate(engine: Engine, run: Callable[[Config, str], None], revision: str) -> None:
+    """Up or down to a revision."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        downgrade(config, "base")
+        run(config, revision)
+
+
+def test_downgrade_takes_everything_back(engine: Engine) -> None:
+    upgrade(engine)
+    migrate(engine, downgrade, "base")
     assert tables(engine) == set()
+
+
+def test_jobs_keep_their_steps_and_artifacts_on_the_way_up_and_down(engine: Engine) -> None:
+    """SQLite may build a table anew to change it; dropping the old one would take along what refers to it."""
+    job = {"state": "succeeded", "queue": "cpu", "recipe": "{}", "file_name": "m", "model_key": "k", "progress": 1}
+    job |= {"recipe_version": 1, "model_bytes": 1, "model_sha256": "0", "fencing_token": 1}
+    job |= dict.fromkeys(["crashed_attempts", "lost_attempts", "max_crashed_attempts", "max_lost_attempts"], 1)
+    job_id, now = "0" * 32, "2024-01-01 00:00:00"
+    job |= {"id": job_id, "created_at": now}
+    made = {"job_id": job_id, "format": "sqz", "key": "a", "bytes": 1, "sha256": "0", "created_at": now}
+    step = {"job_id": job_id, "position": 0, "method": "m", "metrics": "{}"}
+    rows = {"jobs": job, "artifacts": made, "job_steps": step}
+    migrate(engine, upgrade_to, "0001")
+    with engine.begin() as connection:
+        for table, row in rows.items():
+            names = ", ".join(row)
+            values = ", ".join(f":{name}" for name in row)
+            connection.execute(sa.text(f"INSERT INTO {table} ({names}) VALUES ({values})"), row)  # noqa: S608 - ours
+
+    def counts() -> dict[str, int]:
+        with engine.begin() as connection:
+            return {
+                table: connection.execute(sa.text(f"SELECT count(*) FROM {table}")).scalar_one()  # noqa: S608 - ours
+                for table in rows
+            }
+
+    for run, revision in ((upgrade_to, "head"), (downgrade, "0001"), (upgrade_to, "head")):
+        migrate(engine, run, revision)
+        assert counts() == dict.fromkeys(rows, 1)
+    assert drift(engine, Base.metadata) == []
 
 
 def test_the_command_line_does_the_same(tmp_path: Path) -> None:

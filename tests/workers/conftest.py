@@ -4,6 +4,8 @@ import hashlib
 import os
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
@@ -18,6 +20,23 @@ from app.storage import LocalStorage, new_key
 from workers.supervisor import Supervisor
 
 SCRIPTED_CHILD = (sys.executable, "-P", str(Path(__file__).with_name("scripted_child.py")))
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not come about"
+        time.sleep(0.02)
+
+
+def objects(storage: LocalStorage) -> set[str]:
+    return {stored.key for stored in storage.list()}
+
+
+def left_in_scratch(settings: Settings) -> list[str]:
+    """What lies in the scratch folder, less the folder of checkpoints where that is empty."""
+    scratch = settings.data_dir / "scratch"
+    return [str(path.relative_to(scratch)) for path in scratch.rglob("*") if path != scratch / "checkpoints"]
 
 
 @pytest.fixture(scope="session")
@@ -59,17 +78,29 @@ Submit = Callable[..., UUID]
 def submit(sessions: sessionmaker[Session], storage: LocalStorage) -> Submit:
     """Queues a job whose child does what the given Python says; returns its id."""
 
-    def submit(script: str, *, outputs: tuple[str, ...] = ("sqz",), max_seconds: int = 60, queue: str = "cpu") -> UUID:
-        key, content = new_key(), script.encode()
+    def put(content: bytes) -> str:
+        key = new_key()
         with storage.writer(key) as writer:
             writer.write(content)
             writer.commit()
+        return key
+
+    def submit(
+        script: str,
+        *,
+        dataset: bytes | None = None,
+        outputs: tuple[str, ...] = ("sqz",),
+        max_seconds: int = 60,
+        queue: str = "cpu",
+    ) -> UUID:
+        content = script.encode()
         job = Job(
             queue=queue,
             recipe={"version": 1, "outputs": list(outputs), "max_seconds": max_seconds},
             recipe_version=1,
             file_name="model",
-            model_key=key,
+            model_key=put(content),
+            dataset_key=None if dataset is None else put(dataset),
             model_bytes=len(content),
             model_sha256=hashlib.sha256(content).hexdigest(),
             max_crashed_attempts=2,
@@ -99,3 +130,27 @@ def job(sessions: sessionmaker[Session]) -> Callable[[UUID], Job]:
 @pytest.fixture
 def supervisor(settings: Settings, sessions: sessionmaker[Session], storage: LocalStorage) -> Supervisor:
     return Supervisor(settings, sessions, storage, child=SCRIPTED_CHILD)
+
+
+@pytest.fixture
+def child_pid(tmp_path: Path) -> Callable[[], int]:
+    def child_pid() -> int:
+        path = tmp_path / "child.pid"
+        eventually(lambda: path.exists() and path.read_text())
+        return int(path.read_text())
+
+    return child_pid
+
+
+@pytest.fixture
+def meanwhile() -> Iterator[Callable[[Callable[[], object]], None]]:
+    """Does something while the supervisor, which wants the main thread, is at work."""
+    threads: list[threading.Thread] = []
+
+    def meanwhile(action: Callable[[], object]) -> None:
+        threads.append(threading.Thread(target=action))
+        threads[-1].start()
+
+    yield meanwhile
+    for thread in threads:
+        thread.join(10)

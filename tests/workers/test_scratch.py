@@ -38,6 +38,23 @@ def test_a_killed_supervisors_folder_is_swept_after_the_grace(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_folder_of_checkpoints_is_not_that_of_an_attempt(tmp_path: Path) -> None:
+    for name in ("dead-1", scratch.CHECKPOINTS):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (0, 0))
+    assert scratch.sweep(tmp_path) == [tmp_path / "dead-1"]
+    assert (tmp_path / scratch.CHECKPOINTS).is_dir()
+
+
+def test_what_a_dead_attempt_s_checkpoints_lead_to_stays(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "state").touch()
+    with scratch.scratch_folder(tmp_path / "scratch", "job-1") as folder:
+        (folder / "checkpoints").symlink_to(kept, target_is_directory=True)
+    assert (kept / "state").exists()
+
+
 def test_sweeping_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert scratch.sweep(tmp_path / "never") == []
 

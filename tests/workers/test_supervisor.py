@@ -5,7 +5,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -20,61 +20,27 @@ from app.jobs.models import Job
 from app.settings import Settings
 from app.storage import LocalStorage
 from squeezer.errors import SqueezerError
-from tests.workers.conftest import SCRIPTED_CHILD, Submit
-from workers.supervisor import Supervisor, child_environment, read_report
+from tests.workers.conftest import SCRIPTED_CHILD, Submit, left_in_scratch, objects
+from workers.products import read_report
+from workers.supervisor import Supervisor, child_environment
 
 GetJob = Callable[[UUID], Job]
 GOOD = "compress() if MODE == 'compress' else None"
 
 
-def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not come about"
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def child_pid(tmp_path: Path) -> Callable[[], int]:
-    def child_pid() -> int:
-        path = tmp_path / "child.pid"
-        eventually(lambda: path.exists() and path.read_text())
-        return int(path.read_text())
-
-    return child_pid
-
-
-@pytest.fixture
-def meanwhile() -> Iterator[Callable[[Callable[[], object]], None]]:
-    """Does something while the supervisor, which wants the main thread, is at work."""
-    threads: list[threading.Thread] = []
-
-    def meanwhile(action: Callable[[], object]) -> None:
-        threads.append(threading.Thread(target=action))
-        threads[-1].start()
-
-    yield meanwhile
-    for thread in threads:
-        thread.join(10)
-
-
-def objects(storage: LocalStorage) -> set[str]:
-    return {stored.key for stored in storage.list()}
-
-
 def test_a_job_runs_to_its_artifacts(
     supervisor: Supervisor, submit: Submit, job: GetJob, storage: LocalStorage, settings: Settings
 ) -> None:
-    job_id = submit(GOOD, outputs=("sqz", "safetensors"))
+    job_id = submit(GOOD, outputs=("sqz", "safetensors", "onnx", "pt2"))
     assert supervisor.work("cpu") == 1
     done = job(job_id)
     assert (done.state, done.progress, done.error_code) == ("succeeded", 1.0, None)
     contents = {made.format: storage.open(made.key).read() for made in done.artifacts}
-    assert contents == {"sqz": b"small", "safetensors": b"dense"}
+    assert contents == {"sqz": b"small", "safetensors": b"safetensors", "onnx": b"onnx", "pt2": b"pt2"}
     assert [made.sha256 for made in done.artifacts if made.format == "sqz"] == [hashlib.sha256(b"small").hexdigest()]
     assert done.metrics is not None
     assert done.metrics["ratio"] == 2.0
-    assert list((settings.data_dir / "scratch").iterdir()) == []
+    assert left_in_scratch(settings) == []
 
 
 def test_outputs_not_asked_for_are_not_stored(supervisor: Supervisor, submit: Submit, job: GetJob) -> None:
@@ -288,6 +254,7 @@ def test_a_child_sees_no_secrets(
     supervisor.work("cpu")
     shown = job(job_id).error_detail or ""
     assert "OMP_NUM_THREADS=3" in shown
+    assert "OMP_WAIT_POLICY=PASSIVE" in shown
     assert "hunter2" not in shown
     assert "SQUEEZER" not in shown
 

@@ -22,6 +22,7 @@ from app.settings import Settings
 from app.storage import LocalStorage, new_key
 from tests.servers import RedisServer
 from tests.workers.conftest import Submit
+from workers import checkpoints
 from workers.sweeper import Sweeper
 
 REPOSITORY = Path(__file__).parents[2]
@@ -90,6 +91,18 @@ def test_duties_go_on_while_redis_is_down(
     assert rings(redis_server) == 1
 
 
+def test_checkpoints_of_jobs_that_have_ended_are_removed(
+    sweeper: Sweeper, submit: Submit, sessions: sessionmaker[Session], settings: Settings
+) -> None:
+    root = settings.data_dir / "scratch" / "checkpoints"
+    waiting, ended = submit(""), submit("")
+    with sessions.begin() as session:
+        session.get_one(Job, ended).state = "failed"
+    kept, _ = (checkpoints.take(root, job_id, 1) for job_id in (waiting, ended))
+    sweeper.turn()
+    assert list(root.glob("*/*")) == [kept]
+
+
 def put(storage: LocalStorage, age_seconds: float) -> str:
     key = new_key()
     with storage.writer(key) as writer:
@@ -103,12 +116,15 @@ def put(storage: LocalStorage, age_seconds: float) -> str:
 def test_only_old_files_that_no_job_names_are_deleted(
     sweeper: Sweeper, submit: Submit, job: Callable[[UUID], Job], storage: LocalStorage, settings: Settings
 ) -> None:
-    used = job(submit("")).model_key
-    os.utime(storage.path(used), (0, 0))
+    queued = job(submit("", dataset=b"d"))
+    assert queued.dataset_key
+    used = {queued.model_key, queued.dataset_key}
+    for key in used:
+        os.utime(storage.path(key), (0, 0))
     old, young = put(storage, settings.orphan_seconds + 60), put(storage, 60)
     sweeper.turn()
-    assert {stored.key for stored in storage.list()} == {used, young}
-    assert old not in {used, young}
+    assert {stored.key for stored in storage.list()} == used | {young}
+    assert old not in used | {young}
 
 
 def test_it_survives_a_database_that_is_gone_and_stops_at_once(tmp_path: Path, redis_url: str) -> None:
