@@ -1,4 +1,4 @@
-"""The library in five functions: compress, decompress, load, open, verify."""
+"""The library in five functions: compress, decompress, load, open, verify; and the two halves of `compress`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from squeezer import pipeline
 from squeezer.artifact import Artifact
 from squeezer.data.accept import judge
 from squeezer.errors import ArtifactError, Code, SqueezerError
+from squeezer.evaluate import evaluate_files
 from squeezer.formats import safetensors
 from squeezer.formats.folder import path_flaw
 from squeezer.formats.onnx_parts import SKELETON
@@ -118,8 +119,6 @@ def evaluate(
     Returns:
         The evaluation as a JSON document (`docs/evaluation.md`); None where the model has no graph to run.
     """
-    from squeezer.evaluate import evaluate_files
-
     return evaluate_files(Path(path), origin, recipe, Path(data), progress, threads or cores())
 
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from squeezer import wording
+from squeezer.training.sentences import SIGNIFICANT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,8 +34,6 @@ _PIPE_COLUMNS = 160
 #: Where standard error is no terminal: seconds between two lines about the same stage.
 _SECONDS_BETWEEN_LINES = 5.0
 _LARGEST = 12
-#: A drop with a smaller p is no accident.
-_SIGNIFICANT = 0.05
 _UNITS = ("kB", "MB", "GB")
 #: Before this much is done, an estimate of the time that is left is a guess.
 _ETA_FROM = 0.02
@@ -205,7 +204,7 @@ def _headline_style(report: Mapping[str, Any]) -> str:
     worse = False
     if evaluation and evaluation["labelled"]:
         drop, p = evaluation["drop"]["value"], evaluation["test"]["p"]
-        worse = drop is None or (drop > 0 and p is not None and p < _SIGNIFICANT)
+        worse = drop is None or (drop > 0 and p is not None and p < SIGNIFICANT)
     return "bold yellow" if worse or "not measured" in headline or "unknown" in headline else "bold green"
 
 

@@ -62,9 +62,9 @@ def _runs(model: Model) -> bool:
 
 
 def _open(data: Path, recipe: Recipe, original: Runnable, device: str) -> Dataset:
-    from squeezer.training.probe import open_data_for
+    from squeezer.training.probe import open_data
 
-    return open_data_for(data, recipe.data, recipe.accept, original, device)
+    return open_data(data, recipe.data, recipe.accept, original, device)
 
 
 def _original(model: Model, recipe: Recipe) -> tuple[Runnable, str]:

@@ -31,12 +31,13 @@ from squeezer.report import Layer, Report, StepSummary
 from squeezer.representations import Dense, Representation, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from squeezer.artifact.writer import Each
+    from squeezer.graph import Graph
     from squeezer.plan import Plan, Planned
     from squeezer.recipe import Encoding, Recipe
     from squeezer.training.workbench import State
@@ -83,15 +84,20 @@ class _Source:
     """What is encoded: the upload's tensors as they are read, or what the steps on the whole network have left."""
 
     model: Model
-    tensors: Mapping[str, Representation] | None = None
+    state: State | None = None
     replaced: bool = False  # whether another network has taken the place of the uploaded one
+
+    @property
+    def graph(self) -> Graph | None:
+        """The network itself, where there is one."""
+        return self.model.graph if self.state is None else self.state.graph
 
     @property
     def infos(self) -> list[TensorInfo]:
         """Name, shape and type of each tensor that the file will hold."""
-        if self.tensors is None:
+        if self.state is None:
             return list(self.model.tensors)
-        return [TensorInfo(name, tensor.shape, tensor.dtype) for name, tensor in self.tensors.items()]
+        return [TensorInfo(name, tensor.shape, tensor.dtype) for name, tensor in self.state.tensors.items()]
 
     def original(self, info: TensorInfo) -> NDArray[Any] | None:
         """The tensor as uploaded; None where the upload has none of that name, shape and type."""
@@ -99,8 +105,8 @@ class _Source:
 
     def start(self, name: str, original: NDArray[Any] | None) -> Representation:
         """What the steps that are left begin with."""
-        if self.tensors is not None:
-            return self.tensors[name]
+        if self.state is not None:
+            return self.state.tensors[name]
         assert original is not None  # noqa: S101 # without other tensors the names are the upload's; this tells mypy
         return Dense(original, original.dtype)
 
@@ -138,36 +144,20 @@ def run(
     started = time.perf_counter()
     chosen = plan(model, recipe, has_data=data is not None)
     early = stages.network_steps(chosen.steps)
+    late = chosen.steps[len(early) :]
     stretches = Stretches([item.step.effort for item in early] + [_LAST_EFFORT], progress)
-    state, notes = None, stages.Notes()
+    source, notes = _Source(model), stages.Notes()
     if early:
         state, notes = _run_early(model, early, recipe, data, checkpoints, stretches, threads)
+        late = with_names(late, state)
+        source = _Source(model, state, replaced=any(item.step.replaces_network for item in early))
     elif data is not None:
         check_data(model, recipe, data)
-    graph, planned, source = model.graph, chosen.steps[len(early) :], _Source(model)
-    if state is not None:
-        graph, planned = state.graph, with_names(planned, state)
-        source = _Source(model, state.tensors, replaced=any(item.step.replaces_network for item in early))
     sizes = {info.name: info.nbytes for info in source.infos}
-    surveyed_bytes = sum(item.step.survey_passes * sizes[name] for item in planned for name in item.names)
+    surveyed_bytes = sum(item.step.survey_passes * sizes[name] for item in late for name in item.names)
     meter = Meter(sum(sizes.values()) + surveyed_bytes, stretches.last())
-    planned = _survey(source, planned, recipe.seed, meter)
-
-    rows: list[_Row] = []
-    with ArtifactWriter(out) as writer:
-        for result in _process(source, planned, recipe, threads):
-            writer.add(result.info.name, result.tensor, result.encoded)
-            meter.advance("encode", result.info.name, result.info.nbytes)
-            rows.append(result.row)
-            # Or the tensor would stay in memory while the next one is worked on.
-            del result
-        if not source.replaced:
-            for alias, target in model.aliases.items():
-                writer.add_alias(alias, target)
-        for path in model.files:
-            writer.add_file(path, model.read_file(path))
-        if graph is not None and recipe.encoding.graph:
-            writer.add_graph(to_bytes(graph))
+    late = _survey(source, late, recipe.seed, meter)
+    rows, ledger = _write(out, source, late, recipe, threads, meter)
     return Report(
         headline=_headline(recipe, chosen),
         format=model.format,
@@ -176,12 +166,12 @@ def run(
         tensor_bytes=sum(sizes.values()),
         output_bytes=out.stat().st_size,
         seconds=time.perf_counter() - started,
-        steps=_summaries(early, planned, notes, rows),
+        steps=_summaries(early, late, notes, rows),
         left_out=chosen.left_out,
         dropped=[{"name": item.name, "reason": item.reason} for item in model.dropped],
         files=dict(model.files),
         layers=[row.layer for row in rows],
-        ledger=writer.ledger,
+        ledger=ledger,
         digests={row.layer.name: row.digest for row in rows},
         warnings=[
             *overrides_without_tensor({*sizes, *(info.name for info in model.tensors)}, chosen.steps),
@@ -204,9 +194,10 @@ def _run_early(
     """The steps that need the whole network, and those before them."""
     from squeezer.training.device import choose, torch_threads
     from squeezer.training.probe import open_data
+    from squeezer.training.runner import Teacher
 
-    assert model.graph is not None  # noqa: S101 # the plan has seen to it; this tells mypy
-    folder = None if checkpoints is None else checkpoints / stages.key(model, recipe, data)
+    original, device = stages.uploaded(model), choose(recipe.device)
+    folder = None if checkpoints is None else checkpoints / stages.key(original, recipe, data)
     order = {item.place: i for i, item in enumerate(early)}
 
     def tell(place: int, share: float, note: str) -> None:
@@ -214,13 +205,11 @@ def _run_early(
 
     dataset = None
     if data is not None:
-        tensors = {info.name: model.read(info.name) for info in model.tensors}
-        dataset = open_data(data, recipe.data, recipe.accept, model.graph, tensors)
-        del tensors
-    around = stages.Surroundings(dataset, choose(recipe.device), folder, tell)
+        dataset = open_data(data, recipe.data, recipe.accept, Teacher(original, recipe.data.loss, device), device)
+    around = stages.Surroundings(dataset, device, folder, tell)
     try:
         with torch_threads(threads):
-            return stages.run(model, early, recipe, around)
+            return stages.run(original, early, recipe, around)
     finally:
         if dataset is not None:
             dataset.close()
@@ -256,6 +245,29 @@ def _apply(
             tensor = item.step.for_tensor(name).apply(name, tensor, item.surveyed, seed)
         seconds.append(time.perf_counter() - started)
     return tensor, tuple(seconds)
+
+
+def _write(
+    out: Path, source: _Source, planned: list[Planned], recipe: Recipe, threads: int, meter: Meter
+) -> tuple[list[_Row], dict[str, int]]:
+    """Everything into the file. Returns what the report keeps of each tensor, and the ledger."""
+    model = source.model
+    rows: list[_Row] = []
+    with ArtifactWriter(out) as writer:
+        for result in _process(source, planned, recipe, threads):
+            writer.add(result.info.name, result.tensor, result.encoded)
+            meter.advance("encode", result.info.name, result.info.nbytes)
+            rows.append(result.row)
+            # Or the tensor would stay in memory while the next one is worked on.
+            del result
+        if not source.replaced:
+            for alias, target in model.aliases.items():
+                writer.add_alias(alias, target)
+        for path in model.files:
+            writer.add_file(path, model.read_file(path))
+        if source.graph is not None and recipe.encoding.graph:
+            writer.add_graph(to_bytes(source.graph))
+    return rows, writer.ledger
 
 
 def _process(source: _Source, planned: list[Planned], recipe: Recipe, threads: int) -> Iterator[_Result]:

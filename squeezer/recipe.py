@@ -97,7 +97,7 @@ class Recipe(_Document):
 def check_transitions(steps: list[AnyStep]) -> None:
     """Refuse a step that cannot start from what the steps before it leave.
 
-    Only steps that take every tensor are judged here; where globs are in play, `pipeline.plan` judges tensor by
+    Only steps that take every tensor are judged here; where globs are in play, `squeezer.plan` judges tensor by
     tensor once the names are known, still before any work is done.
 
     Raises:

@@ -66,17 +66,21 @@ def network_steps(planned: list[Planned]) -> list[Planned]:
     return planned[: last + 1]
 
 
-def run(model: Model, planned: list[Planned], recipe: Recipe, around: Surroundings) -> tuple[State, Notes]:
+def uploaded(model: Model) -> State:
+    """The network as uploaded, all of its tensors read into memory. It has a graph."""
+    assert model.graph is not None  # noqa: S101 # the plan has seen to it; this tells mypy
+    return State(model.graph, {info.name: Dense(model.read(info.name), info.dtype) for info in model.tensors})
+
+
+def run(original: State, planned: list[Planned], recipe: Recipe, around: Surroundings) -> tuple[State, Notes]:
     """The network after these steps.
 
     Args:
-        model: has a graph; all of its tensors are held in memory.
+        original: the network before them, as `uploaded` gives it.
         planned: steps as `network_steps` gives them.
         recipe: for its seed and its `data`.
         around: data, device, checkpoints.
     """
-    assert model.graph is not None  # noqa: S101 # the plan has seen to it; this tells mypy
-    original = State(model.graph, {info.name: Dense(model.read(info.name), info.dtype) for info in model.tensors})
     state, notes, done = _resume(original, planned, around.checkpoints) or (original, Notes(), 0)
     waiting = planned[done:]
     while waiting:
@@ -94,13 +98,12 @@ def run(model: Model, planned: list[Planned], recipe: Recipe, around: Surroundin
     return state, notes
 
 
-def key(model: Model, recipe: Recipe, data: Path | None) -> str:
+def key(original: State, recipe: Recipe, data: Path | None) -> str:
     """A name for the checkpoints of this work, which no other model, recipe or data set shares."""
     state = hashlib.sha256(f"{_FORMAT} {recipe.model_dump_json()}".encode())
-    if model.graph is not None:
-        state.update(to_bytes(model.graph))
-    for info in model.tensors:
-        state.update(f"|{info.name} {digest(Dense(model.read(info.name), info.dtype))}".encode())
+    state.update(to_bytes(original.graph))
+    for name, tensor in original.tensors.items():
+        state.update(f"|{name} {digest(tensor)}".encode())
     if data is not None and data.is_file():
         with data.open("rb") as file:
             state.update(hashlib.file_digest(file, "sha256").digest())

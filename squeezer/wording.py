@@ -5,10 +5,11 @@ from __future__ import annotations
 from math import log10
 from typing import TYPE_CHECKING, Any
 
+from squeezer.training.sentences import PERCENT, p_text
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-_PERCENT = frozenset({"accuracy", "top5_accuracy", "binary_accuracy", "mean_iou"})
 _BARS = "▁▂▃▄▅▆▇█"
 #: Divergences that have the lowest and the highest bar, in nats.
 _LEAST, _MOST = 1e-4, 3.0
@@ -21,7 +22,7 @@ def evaluation_lines(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str]]
         evaluation: as `squeezer.training.evaluation.evaluate` returns it.
     """
     if evaluation["labelled"]:
-        percent = evaluation["metric"] in _PERCENT
+        percent = evaluation["metric"] in PERCENT
         before, after = (_with_interval(evaluation[name], percent) for name in ("original", "result"))
         yield evaluation["metric"].replace("_", " "), f"{before} -> {after}, {_rows(evaluation)}"
         yield _drop(evaluation, percent)
@@ -50,7 +51,7 @@ def _rows(evaluation: Mapping[str, Any]) -> str:
 def _drop(evaluation: Mapping[str, Any], percent: bool) -> tuple[str, str]:
     title = "drop" if evaluation["better"] == "higher" else "rise"
     p, name = evaluation["test"]["p"], evaluation["test"]["name"]
-    test = "" if p is None else f", p = {p:.2g} ({name})"
+    test = "" if p is None else f", {p_text(p)} ({name})"
     return title, f"{_with_interval(evaluation['drop'], percent, 'points' if percent else '')}{test}"
 
 
@@ -76,7 +77,7 @@ def _flips(flips: Mapping[str, Any]) -> str:
 
 
 def _worst(worst: Mapping[str, Any]) -> str:
-    p = "" if worst["p"] is None else f", p = {worst['p']:.2g} as the worst of {worst['looked_at']}"
+    p = "" if worst["p"] is None else f", {p_text(worst['p'])} as the worst of {worst['looked_at']}"
     shares = f"{_percent(worst['original'])} -> {_percent(worst['result'])}"
     return f"{worst['class']}: {shares} of {worst['examples']}{p}"
 
@@ -145,6 +146,6 @@ def _effect(effect: Mapping[str, Any], findings: Mapping[str, Any]) -> str:
         parts.append(f"agreement {_percent(effect['agreement'])}")
     if effect["metric"] is not None:
         name, before, after = findings["metric"], findings["unchanged"]["metric"], effect["metric"]
-        shown = [_percent(x) if name in _PERCENT else f"{x:.4g}" for x in (before, after) if x is not None]
+        shown = [_percent(x) if name in PERCENT else f"{x:.4g}" for x in (before, after) if x is not None]
         parts.append(f"{name.replace('_', ' ')} {' -> '.join(shown)}")
     return ", ".join(parts)

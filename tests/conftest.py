@@ -1,4 +1,4 @@
-"""Fixtures that several parts of the suite share: the real PostgreSQL and Redis.
+"""Fixtures that several parts of the suite share: the real PostgreSQL and Redis, and PyTorch in one thread.
 
 `SQUEEZER_TEST_DATABASE_URL` (an SQLAlchemy URL whose role may create databases: the suite makes its own
 beside it and drops them again) and `SQUEEZER_TEST_REDIS_URL` name servers that run already; without them
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from squeezer.training.device import torch_threads
 from tests.servers import Databases, PostgresServer, RedisServer
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = RedisServer(tmp_path_factory.mktemp("redis")).start()
     yield server.url
     server.close()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """PyTorch computes in one thread. Several would wait for each other, long where the machine is busy."""
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture

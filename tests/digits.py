@@ -8,11 +8,12 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import squeezer
+from squeezer.training.device import torch_threads
 
 HIDDEN = 48
 
 
-def write_program(path: Path, *, epochs: int = 25) -> Path:
+def write_program(path: Path) -> Path:
     """A perceptron with batch norm, trained on scikit-learn's digits; its class is known to this function alone."""
     import torch
     from torch import nn
@@ -28,22 +29,17 @@ def write_program(path: Path, *, epochs: int = 25) -> Path:
             result: torch.Tensor = self.fc2(torch.relu(self.norm(self.fc1(x))))
             return result
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            network, rows = Perceptron(), digits()
-            images, labels = torch.from_numpy(rows["x"]), torch.from_numpy(rows["y"])
-            optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
-            for _ in range(epochs):
-                for batch in torch.randperm(len(labels)).split(64):
-                    optimiser.zero_grad()
-                    nn.functional.cross_entropy(network(images[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call] # torch's own
-                    optimiser.step()
+    with torch_threads(1), torch.random.fork_rng():
+        torch.manual_seed(0)
+        network, rows = Perceptron(), digits()
+        images, labels = torch.from_numpy(rows["x"]), torch.from_numpy(rows["y"])
+        optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
+        for _ in range(25):
+            for batch in torch.randperm(len(labels)).split(64):
+                optimiser.zero_grad()
+                nn.functional.cross_entropy(network(images[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call] # torch's own
+                optimiser.step()
         return squeezer.export(network.eval(), images[:4], path)
-    finally:
-        torch.set_num_threads(before)
 
 
 def write_data(path: Path) -> Path:

@@ -69,9 +69,9 @@ squeezer.export(network, (torch.from_numpy(x[:2]),), "model.pt2")
 """
 RECIPE = {
     "steps": [
-        {"method": "gradual_prune", "sparsity": 0.9, "epochs": 30, "lr": 0.003, "batch_size": 64},
+        {"method": "gradual_prune", "sparsity": 0.9, "epochs": 15, "lr": 0.003, "batch_size": 64},
         {"method": "kmeans_share", "bits": 5},
-        {"method": "finetune", "epochs": 4, "lr": 0.0003, "batch_size": 64},
+        {"method": "finetune", "epochs": 2, "lr": 0.0003, "batch_size": 64},
     ]
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,16 +28,10 @@ from squeezer.training.runnable import OfOnnx
 from tests.cli.conftest import squeezer as command
 from tests.digits import digits, write_data, write_program
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 COARSE = {"steps": [{"method": "uniform_quantize", "bits": 2}]}
 Array = np.ndarray[Any, Any]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

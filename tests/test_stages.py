@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 import squeezer
 from squeezer import pipeline, stages
@@ -20,6 +20,7 @@ from squeezer.model import InMemoryModel
 from squeezer.progress import Progress
 from squeezer.recipe import Recipe, parse_recipe
 from squeezer.report import Report
+from tests.digits import write_data
 from tests.training.building import mlp
 
 PRUNE = {"method": "magnitude_prune", "sparsity": 0.8}
@@ -33,10 +34,7 @@ class CutOff(BaseException):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "digits.npz"
-    digits = load_digits()
-    np.savez(path, x=(digits.data / 8 - 1).astype(np.float32), y=digits.target.astype(np.int64))
-    return path
+    return write_data(tmp_path_factory.mktemp("data") / "digits.npz")
 
 
 def model() -> InMemoryModel:
@@ -111,21 +109,35 @@ def test_checkpoints_of_other_work_are_not_taken(tmp_path: Path, data: Path) -> 
     with np.load(data) as arrays:
         np.savez(other, x=arrays["x"][::-1], y=arrays["y"][::-1])
     keys = {
-        stages.key(model(), recipe(TUNE), data),
-        stages.key(model(), recipe(TUNE, seed=1), data),
-        stages.key(model(), recipe(TUNE), other),
-        stages.key(model(), recipe(TUNE), None),
+        stages.key(stages.uploaded(model()), recipe(TUNE), data),
+        stages.key(stages.uploaded(model()), recipe(TUNE, seed=1), data),
+        stages.key(stages.uploaded(model()), recipe(TUNE), other),
+        stages.key(stages.uploaded(model()), recipe(TUNE), None),
     }
     changed = model()
     changed.arrays["fc1.bias"][0] += 1
-    keys.add(stages.key(changed, recipe(TUNE), data))
+    keys.add(stages.key(stages.uploaded(changed), recipe(TUNE), data))
     other_network = model()
     assert other_network.graph is not None
     nodes = tuple(replace(node, target=node.target.replace("relu", "tanh")) for node in other_network.graph.nodes)
     other_network.graph = replace(other_network.graph, nodes=nodes)
-    keys.add(stages.key(other_network, recipe(TUNE), data))
+    keys.add(stages.key(stages.uploaded(other_network), recipe(TUNE), data))
     assert len(keys) == 6
-    assert stages.key(model(), recipe(TUNE), data) in keys
+    assert stages.key(stages.uploaded(model()), recipe(TUNE), data) in keys
+
+
+def test_a_tensor_is_read_twice(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for all that needs the whole network, and once to be compared with what is stored."""
+    reads: Counter[str] = Counter()
+    read = InMemoryModel.read
+
+    def counted(self: InMemoryModel, name: str) -> np.ndarray[Any, Any]:
+        reads[name] += 1
+        return read(self, name)
+
+    monkeypatch.setattr(InMemoryModel, "read", counted)
+    run(tmp_path, recipe(TUNE), data, checkpoints=tmp_path / "checkpoints")
+    assert reads == dict.fromkeys(model().arrays, 2)
 
 
 def test_a_damaged_checkpoint_costs_time_alone(tmp_path: Path, data: Path) -> None:

@@ -167,8 +167,9 @@ def _demonstrate(client: Client, sample: Sample, preset: str) -> Result:
 
     title = f"{sample.title}, {preset}"
     started = time.monotonic()
+    recipe = {"preset": preset, "architecture": sample.architecture}
     with console.progress(title) as update:
-        job = client.submit(sample.path, {"preset": preset}, _transfer(update, "upload"))
+        job = client.submit(sample.path, recipe, _transfer(update, "upload"), dataset=sample.data)
     job = _follow(client, job["id"], title)
     if job["state"] != "succeeded":
         problem = job["error"] or {"code": job["state"], "detail": f"the job was {job['state']}"}

@@ -40,11 +40,6 @@ class Dataset(Protocol):
         ...
 
     @property
-    def classes(self) -> int | None:
-        """How many classes there are, by the highest label; None where targets are no labels or there are none."""
-        ...
-
-    @property
     def black(self) -> tuple[NDArray[Any], ...]:
         """What the transform makes of 0, for each input: float32, one value or one for each channel."""
         ...

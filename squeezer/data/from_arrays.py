@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from squeezer.data.dataset import Split
-    from squeezer.data.sources import ArrayInfo, Arrays, Source
+    from squeezer.data.sources import Arrays, Source
     from squeezer.data.spec import DataSpec
     from squeezer.data.transform import Wanted
     from squeezer.graph import Input
+    from squeezer.model import TensorInfo
 
 
 def array_parts(arrays: Arrays, spec: DataSpec, inputs: Sequence[Input], outputs: Wanted | None) -> dict[Split, Part]:
@@ -51,7 +52,7 @@ def array_parts(arrays: Arrays, spec: DataSpec, inputs: Sequence[Input], outputs
     return parts
 
 
-def _check_lengths(infos: list[ArrayInfo]) -> None:
+def _check_lengths(infos: list[TensorInfo]) -> None:
     for info in infos:
         if not info.shape or not info.nbytes:
             raise DataError(

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from squeezer.data.sources import ArrayInfo, read_into
+from squeezer.data.sources import read_into
 from squeezer.errors import Code, DataError
+from squeezer.model import TensorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +112,7 @@ class Images:
         resize: bool,
         memory: int,
     ) -> None:
-        self.info = ArrayInfo(name, (len(positions), *shape), np.dtype(np.uint8))
+        self.info = TensorInfo(name, (len(positions), *shape), np.dtype(np.uint8))
         self._store, self._positions, self._resize = store, positions, resize
         count = min(len(positions), memory // (shape[0] * shape[1] * shape[2]))
         self._kept = np.empty((count, *shape), np.uint8)

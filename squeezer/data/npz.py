@@ -18,8 +18,9 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.lib import format as npy
 
-from squeezer.data.sources import ArrayInfo, Held, OnDisk, Source, check_type
+from squeezer.data.sources import Held, OnDisk, Source, check_type
 from squeezer.errors import Code, DataError
+from squeezer.model import TensorInfo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +47,7 @@ _ERRORS = (
 @dataclass(frozen=True)
 class _Member:
     path: str
-    info: ArrayInfo  # the element type perhaps in the other byte order
+    info: TensorInfo  # the element type perhaps in the other byte order
     fortran: bool
     begin: int  # of the elements, within the member
 
@@ -71,7 +72,7 @@ class Npz:
         """The names of all arrays."""
         return tuple(self._paths)
 
-    def info(self, name: str) -> ArrayInfo:
+    def info(self, name: str) -> TensorInfo:
         """Shape and type by the header."""
         info = self._member(name).info
         return replace(info, dtype=info.dtype.newbyteorder("="))
@@ -133,7 +134,7 @@ class Npz:
         head = next(self._archive.blocks(path), b"")[:_HEAD_BYTES]
         shape, fortran, dtype, begin = _parse(name, head)
         check_type(name, dtype)
-        info = ArrayInfo(name, shape, dtype)
+        info = TensorInfo(name, shape, dtype)
         present = self._archive.members[path].file_size - begin
         if info.nbytes != present:
             _lie(name, f"it announces {info.nbytes} bytes of elements and {present} are there")

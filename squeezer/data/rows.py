@@ -42,12 +42,6 @@ class Rows:
         return self._train.targets is not None
 
     @property
-    def classes(self) -> int | None:
-        """How many classes there are, by the highest label; None where targets are no labels or there are none."""
-        counts = [share.part.meaning.classes for share in self._shares.values() if share.part.meaning]
-        return max((count for count in counts if count is not None), default=None)
-
-    @property
     def black(self) -> tuple[NDArray[Any], ...]:
         """What the transform makes of 0, for each input."""
         return tuple(preparation.black for preparation in self._train.preparations)

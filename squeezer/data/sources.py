@@ -6,7 +6,6 @@ Files are read with `pread` and never mapped: the pages of a mapped file count a
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from squeezer.errors import Code, DataError
-from squeezer.model import DTYPES
+from squeezer.model import DTYPES, TensorInfo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,25 +24,11 @@ _MAX_READ = 1 << 30  # Linux reads at most 2 GiB - 4 KiB at once
 _TAKEN = {dtype for dtype in DTYPES.values() if dtype.kind != "c"}
 
 
-@dataclass(frozen=True)
-class ArrayInfo:
-    """An array's name, shape and element type."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def nbytes(self) -> int:
-        """Its size in bytes."""
-        return prod(self.shape) * self.dtype.itemsize
-
-
 class Source(Protocol):
     """An array whose rows can be asked for. `info.dtype` is that of the rows that come."""
 
     @property
-    def info(self) -> ArrayInfo:
+    def info(self) -> TensorInfo:
         """Name, shape and element type."""
         ...
 
@@ -60,7 +45,7 @@ class Arrays(Protocol):
         """All that are there, whether or not they can be used."""
         ...
 
-    def info(self, name: str) -> ArrayInfo:
+    def info(self, name: str) -> TensorInfo:
         """What is known of an array before it is read. Its extents and its size in the file agree.
 
         Raises:
@@ -86,7 +71,7 @@ class Held:
 
     def __init__(self, name: str, array: NDArray[Any]) -> None:
         self._array = np.ascontiguousarray(_native(array))
-        self.info = ArrayInfo(name, self._array.shape, self._array.dtype)
+        self.info = TensorInfo(name, self._array.shape, self._array.dtype)
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """A copy of the rows."""
@@ -96,8 +81,8 @@ class Held:
 class OnDisk:
     """Rows of an array in a file, which stays open and belongs to the caller. `stored` is of the file's byte order."""
 
-    def __init__(self, stored: ArrayInfo, fd: int, offset: int) -> None:
-        self.info = ArrayInfo(stored.name, stored.shape, _native(np.empty(0, stored.dtype)).dtype)
+    def __init__(self, stored: TensorInfo, fd: int, offset: int) -> None:
+        self.info = TensorInfo(stored.name, stored.shape, _native(np.empty(0, stored.dtype)).dtype)
         self._stored, self._fd, self._offset = stored.dtype, fd, offset
         self._row_bytes = prod(stored.shape[1:]) * stored.dtype.itemsize
 

@@ -14,14 +14,14 @@ from squeezer.model import is_float
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from squeezer.data.sources import ArrayInfo
     from squeezer.data.spec import DataSpec
     from squeezer.data.transform import Wanted
+    from squeezer.model import TensorInfo
 
 _MOST_CLASSES = 1 << 24  # where the network does not say; the largest vocabularies have some hundred thousand words
 
 
-def understand(info: ArrayInfo, spec: DataSpec, outputs: Wanted | None) -> Labels | Values:
+def understand(info: TensorInfo, spec: DataSpec, outputs: Wanted | None) -> Labels | Values:
     """What the array of targets means to the recipe's loss, for a network whose output has that shape.
 
     Raises:
@@ -51,7 +51,7 @@ def class_axis(outputs: Wanted, labels: Wanted) -> int | None:
 class Labels:
     """Whole numbers from 0: (n,), or (n, positions...), where -100 is a position that does not count."""
 
-    def __init__(self, info: ArrayInfo, outputs: Wanted | None) -> None:
+    def __init__(self, info: TensorInfo, outputs: Wanted | None) -> None:
         shape = info.shape[1:]
         if shape[:1] == (1,) and len(shape) == (1 if outputs is None else len(outputs) - 1):
             shape = shape[1:]  # (n, 1) for labels, (n, 1, h, w) for those of pixels
@@ -64,11 +64,6 @@ class Labels:
         self.lowest: int | None = None
         self.highest = -1
         self._name = info.name
-
-    @property
-    def classes(self) -> int:
-        """How many there are, by the highest label seen."""
-        return self.highest + 1
 
     def convert(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Labels as int64, one for each row or position."""
@@ -110,9 +105,7 @@ class Labels:
 class Values:
     """Numbers of the output's shape; from 0 to 1 if they are `probabilities`."""
 
-    classes = None
-
-    def __init__(self, info: ArrayInfo, outputs: Wanted | None, *, probabilities: bool) -> None:
+    def __init__(self, info: TensorInfo, outputs: Wanted | None, *, probabilities: bool) -> None:
         fitted = info.shape[1:] if outputs is None else fit(info.shape[1:], outputs[1:])
         if fitted is None or (outputs is not None and not matches(fitted, outputs[1:])):
             raise DataError(Code.INVALID_DATA, _misfit(info, outputs or ()))
@@ -154,7 +147,7 @@ def refuse(wrong: NDArray[np.bool_], rows: NDArray[Any], first: int, array: str,
         )
 
 
-def _misfit(info: ArrayInfo, outputs: Wanted) -> str:
+def _misfit(info: TensorInfo, outputs: Wanted) -> str:
     sentence = (
         f"The targets {info.name!r} of the data set have the shape {shown((None, *info.shape[1:]))}, and the network's "
         f"output has {shown((None, *outputs[1:]))}"

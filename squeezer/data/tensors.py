@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from squeezer.data.sources import ArrayInfo, Held, OnDisk, Source, check_type
+from squeezer.data.sources import Held, OnDisk, Source, check_type
 from squeezer.formats.safetensors import SafetensorsModel
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from squeezer.model import TensorInfo
 
 
 class _Tensors(SafetensorsModel):
@@ -29,7 +31,7 @@ class SafetensorsArrays:
 
     def __init__(self, path: Path) -> None:
         self._file = _Tensors(path)
-        self._infos = {info.name: ArrayInfo(info.name, info.shape, info.dtype) for info in self._file.tensors}
+        self._infos = {info.name: info for info in self._file.tensors}
         self._fd = os.open(path, os.O_RDONLY)
 
     @property
@@ -37,7 +39,7 @@ class SafetensorsArrays:
         """The names of all tensors."""
         return tuple(self._infos)
 
-    def info(self, name: str) -> ArrayInfo:
+    def info(self, name: str) -> TensorInfo:
         """Shape and type by the header."""
         info = self._infos[name]
         check_type(name, info.dtype)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from squeezer.data.sources import ArrayInfo
     from squeezer.data.spec import Transform
     from squeezer.graph import Input
+    from squeezer.model import TensorInfo
 
 Shape = tuple[int, ...]
 Wanted = tuple[int | None, ...]
@@ -35,7 +35,7 @@ class Preparation:
         DataError: INVALID_DATA; names both shapes or both types.
     """
 
-    def __init__(self, info: ArrayInfo, wanted: Input, transform: Transform) -> None:
+    def __init__(self, info: TensorInfo, wanted: Input, transform: Transform) -> None:
         self.name = info.name
         self.dtype = DTYPES[wanted.dtype]
         self.is_float = is_float(self.dtype)
@@ -127,7 +127,7 @@ def _with_channels_last(shape: Shape, wanted: Wanted) -> Shape | None:
     return None
 
 
-def _check_types(info: ArrayInfo, wanted: Input, dtype: np.dtype[Any]) -> None:
+def _check_types(info: TensorInfo, wanted: Input, dtype: np.dtype[Any]) -> None:
     if dtype.kind == "c":
         raise DataError(
             Code.UNSUPPORTED_DTYPE, f"The network's input {wanted.name!r} wants complex numbers, which no data set has."

@@ -15,6 +15,7 @@ from squeezer.errors import ArtifactError, Code, ModelError
 from squeezer.formats.onnx_model import parse_skeleton
 from squeezer.formats.onnx_parts import SKELETON, malformed, take_apart
 from squeezer.formats.onnx_tensors import decode_typed, describe
+from squeezer.formats.output import whole_file
 from squeezer.formats.protobuf import MalformedError
 
 if TYPE_CHECKING:
@@ -170,21 +171,7 @@ def write(artifact: Artifact, out: Path) -> None:
     skeleton = artifact.read_file(SKELETON)
     try:
         parse_skeleton(skeleton)
-        write_pieces(out, assemble(skeleton, read))
+        with whole_file(out) as file:
+            file.writelines(assemble(skeleton, read))
     except ModelError as error:
         raise ArtifactError(error.detail, f"file {SKELETON!r}") from error
-
-
-def write_pieces(out: Path, pieces: Iterator[bytes]) -> None:
-    """Write a file piece by piece; it has its name once it is whole."""
-    temporary = out.with_name(f".{os.urandom(8).hex()}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(out)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from squeezer.codecs.base import varint
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -102,16 +104,6 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         if data[position - 1] < 0x80:
             return value, position
     raise MalformedError("a number is too long")
-
-
-def varint(value: int) -> bytes:
-    """A non-negative number as it stands in a message."""
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def prefix(number: int, size: int) -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import struct
 from dataclasses import dataclass
 from math import prod
@@ -20,6 +19,7 @@ import numpy as np
 
 from squeezer.errors import Code, ModelError
 from squeezer.formats.detect import MAX_HEADER_BYTES
+from squeezer.formats.output import whole_file
 from squeezer.model import DTYPE_NAMES, DTYPES, Dropped, TensorInfo
 
 if TYPE_CHECKING:
@@ -247,18 +247,10 @@ def write(
             f"safetensors cannot hold a tensor named {_METADATA!r}; take only the .sqz.",
         )
     by_alignment = sorted(named, key=lambda pair: -pair[1].dtype.itemsize)
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(_make_header(named, by_alignment))
-            for _, info in by_alignment:
-                file.write(_checked(info, read(info.name)).reshape(-1).view(np.uint8).data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as file:
+        file.write(_make_header(named, by_alignment))
+        for _, info in by_alignment:
+            file.write(_checked(info, read(info.name)).reshape(-1).view(np.uint8).data)
 
 
 def _make_header(named: list[tuple[str, TensorInfo]], by_alignment: list[tuple[str, TensorInfo]]) -> bytes:

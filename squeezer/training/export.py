@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from squeezer.errors import Code, ModelError
+from squeezer.formats.output import whole_file
 from squeezer.graph.checks import check_names
 from squeezer.model import DTYPES
 from squeezer.training.module import NetworkModule, build, put
@@ -75,7 +76,7 @@ def write_onnx(graph: Graph, tensors: Arrays, out: Path) -> None:
         ModelError: EXPORT_FAILED: an operator has no counterpart, the file would exceed 2 GiB, or the results differ
             by more than 1e-4 of the largest output (2e-2 for types of two bytes).
     """
-    from squeezer.formats.onnx import MAX_BYTES, write_pieces  # whose package not everybody has
+    from squeezer.formats.onnx import MAX_BYTES  # whose package not everybody has
 
     module = _module(graph, tensors)
     model = _as_onnx(_trace(graph, module))
@@ -83,7 +84,8 @@ def write_onnx(graph: Graph, tensors: Arrays, out: Path) -> None:
         raise _failed("the file would be larger than 2 GiB, which ONNX does not allow")
     content = model.SerializeToString()
     _check_agreement(graph, module, content)
-    write_pieces(out, iter((content,)))
+    with whole_file(out) as file:
+        file.write(content)
 
 
 def _failed(detail: str) -> ModelError:

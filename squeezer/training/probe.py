@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,33 +10,21 @@ from squeezer.data.accept import mismatch
 from squeezer.data.open import open_dataset
 from squeezer.errors import Code, DataError, ModelError
 from squeezer.model import DTYPES
-from squeezer.training.runnable import of_graph
 from squeezer.training.tensors import to_torch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from squeezer.data import DataSpec
     from squeezer.data.accept import Accept
     from squeezer.data.dataset import Dataset
-    from squeezer.graph import Graph
     from squeezer.training.runnable import Runnable
 
 #: Two rows, since a network with one may be another one: extents of 1 are dropped here and there.
 _ROWS = 2
 
 
-def open_data(
-    path: Path, spec: DataSpec, accept: Accept | None, graph: Graph, tensors: Mapping[str, NDArray[Any]]
-) -> Dataset:
-    """`open_data_for` a graph with its tensors."""
-    return open_data_for(path, spec, accept, of_graph(graph, tensors, spec.loss, "cpu"), "cpu")
-
-
-def open_data_for(path: Path, spec: DataSpec, accept: Accept | None, network: Runnable, device: str) -> Dataset:
+def open_data(path: Path, spec: DataSpec, accept: Accept | None, network: Runnable, device: str) -> Dataset:
     """The data set at `path`, checked against what is asked of it and the network; the caller closes it.
 
     Args:

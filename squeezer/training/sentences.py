@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 #: Metrics that are shown as percentages, and what they are called.
-_PERCENT = {
+PERCENT = {
     "accuracy": "accuracy",
     "top5_accuracy": "top-5 accuracy",
     "binary_accuracy": "accuracy",
@@ -41,11 +41,11 @@ def headline(evaluation: Mapping[str, Any]) -> str:
 
 def _labelled(evaluation: Mapping[str, Any], what: str) -> str:
     metric, before, after = evaluation["metric"], evaluation["original"]["value"], evaluation["result"]["value"]
-    name = _PERCENT.get(metric) or _NAMES.get(metric, metric)
+    name = PERCENT.get(metric) or _NAMES.get(metric, metric)
     if before is None or after is None:
         return f"The {name} on {what} could not be measured."
     digits = 2 if evaluation["rows"] >= _MANY else 1
-    percent = metric in _PERCENT
+    percent = metric in PERCENT
     values = (
         f"{100 * before:.{digits}f} -> {100 * after:.{digits}f} % {name}" if percent else _plain(before, after, name)
     )

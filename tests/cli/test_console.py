@@ -154,7 +154,7 @@ def test_a_report_shows_what_was_measured(printed: Callable[[], list[str]]) -> N
     assert lines[start + 1 : start + 6] == [
         "drop 1.50 points (-0.10 to 3.00), p = 0.07 (McNemar, exact)",
         "predictions 9 of 400 changed (2.25 %): 7 right to wrong, 1 wrong to right, 1 wrong to other wrong",
-        "worst class 8: 97.50 % -> 90.00 % of 40, p = 1 as the worst of 10",
+        "worst class 8: 97.50 % -> 90.00 % of 40, p = 1.0 as the worst of 10",
         "calibration expected error 1.20 % -> unknown",
         "agreement 97.75 % (96.00 to 99.00) of the predictions are the original's, mean KL divergence 0.012 nats",
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 import squeezer
 from squeezer import demo
+from squeezer.cli import service
+from squeezer.client import Client
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +23,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> demo.Sample:
 
 def test_the_network_has_learned_its_digits(digits: demo.Sample, tmp_path: Path) -> None:
     squeezer.compress(digits.path, "lossless", tmp_path / "out.sqz")
-    found = demo._compare(digits.path, tmp_path / "out.sqz", digits.held_out)
+    found = demo._compare(digits.path, tmp_path / "out.sqz", digits.data)
     before, after = found["accuracy"]
     assert (found["same"], found["relative_error"]) == (True, 0)
     assert before == after > 0.95
@@ -28,9 +32,40 @@ def test_the_network_has_learned_its_digits(digits: demo.Sample, tmp_path: Path)
 def test_accuracy_falls_where_weights_are_lost(digits: demo.Sample, tmp_path: Path) -> None:
     recipe = {"steps": [{"method": "magnitude_prune", "sparsity": 0.99}]}
     squeezer.compress(digits.path, recipe, tmp_path / "out.sqz")
-    found = demo._compare(digits.path, tmp_path / "out.sqz", digits.held_out)
+    found = demo._compare(digits.path, tmp_path / "out.sqz", digits.data)
     assert found["accuracy"][1] < 0.9
     assert found["same"]
+
+
+class _Library:
+    """A client whose service is the library, in this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "out.sqz"
+
+    def submit(self, model: Path, spec: object, _progress: object, *, dataset: Path | None) -> dict[str, Any]:
+        report = squeezer.compress(model, spec, self._file, data=dataset)
+        self._job = {"id": "1", "state": "succeeded", "metrics": report.to_json(), "artifacts": [{"format": "sqz"}]}
+        return self._job
+
+    def wait(self, _job: str, _progress: object) -> dict[str, Any]:
+        return self._job
+
+    def download(self, _job: str, out: Path, _format: str, _progress: object) -> None:
+        shutil.copyfile(self._file, out)
+
+
+def test_the_digits_are_sent_with_data_and_measured(digits: demo.Sample, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    result = service._demonstrate(cast("Client", _Library(tmp_path)), digits, "safe")
+    evaluation = result.metrics["evaluation"]
+    assert evaluation["rows"] == 450
+    assert result.accuracy == (evaluation["original"]["value"], evaluation["result"]["value"])
+    assert min(result.accuracy) > 0.95
+    assert result.same
+    flattering = evaluation | {"result": {"value": result.accuracy[1] + 0.01}}
+    for other in (flattering, None):
+        assert not demo.check(digits, "safe", tmp_path / "out.sqz", result.metrics | {"evaluation": other}, 1).same
 
 
 def test_relative_error_is_that_of_the_weights_of_layers(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_the_library_alone_says_where_the_service_is(command: str, tmp_path: Pat
 def test_demo_with_a_model(model: Path) -> None:
     done = squeezer("demo", model)
     assert done.returncode == 0, done.stderr
-    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("model.safetensors")]
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("model.safetensors ")]
     assert [row[1] for row in rows] == ["safe", "deep-compression"]
     assert all("yes" in row for row in rows)
     assert "was not measured" in done.stdout

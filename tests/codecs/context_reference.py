@@ -8,15 +8,18 @@ known bin, the decoder with what the stream says.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
+from functools import cache
 
 Bins = Callable[[int], int]  # from the probability of a 1, in units of 2^-16, to a bin
 
 
+@cache
 def stretch(index: int) -> int:
     with localcontext(prec=50):
         return round(256 * ((2 * Decimal(index) + 1) / (8191 - 2 * Decimal(index))).ln())
 
 
+@cache
 def squash(odds: int) -> int:
     with localcontext(prec=50):
         return round(65536 / (1 + (-Decimal(odds) / 256).exp()))
@@ -108,7 +111,7 @@ class Walker:
         for i in range(size):
             trellis = [0, 0, 0] if i % 1024 == 0 else trellis
             q = trellis[-2] if self.quantiser else 0
-            a, b, c = ([0, 0, 0, *levels])[-1:-4:-1]
+            a, b, c = [0, 0, 0, *levels[-3:]][-1:-4:-1]
             across = down = average_class(row)
             above = c
             if self.columns:

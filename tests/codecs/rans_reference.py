@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
+from itertools import accumulate
 from typing import Protocol
 
 CLASSES = [0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80]
@@ -72,14 +74,12 @@ class Lanes:
         assert len(stream) % 2 == 0
         self.words = iter([int.from_bytes(stream[i : i + 2], "little") for i in range(0, len(stream), 2)])
 
-    def symbol(self, lane: int, table: list[int]) -> int:
-        total = sum(table)
-        slot = self.states[lane] % total
-        found = start = 0
-        while slot >= start + table[found]:
-            start += table[found]
-            found += 1
-        self.states[lane] = table[found] * (self.states[lane] // total) + slot - start
+    def symbol(self, lane: int, ends: list[int]) -> int:
+        """The symbol whose interval holds the slot; `ends` are the sums of the frequencies up to each symbol's."""
+        slot = self.states[lane] % ends[-1]
+        found = bisect_right(ends, slot)
+        start = ends[found - 1] if found else 0
+        self.states[lane] = (ends[found] - start) * (self.states[lane] // ends[-1]) + slot - start
         self._refill(lane)
         return found
 
@@ -107,7 +107,7 @@ def decode(data: Cursor, n: int, allowed: range) -> list[int]:
     symbols = _symbols(head) if head.contexts else [(level, 0, 1) for level in range(head.count)]
     groups = [_runs(reader) for _ in range((1 + head.quantiser) * (1 + head.signs))] if head.contexts else [[1]]
     assert sum(map(len, groups)) <= 64
-    tables = [[_table(reader, len(symbols), head) for _ in group] for group in groups]
+    tables = [[list(accumulate(_table(reader, len(symbols), head))) for _ in group] for group in groups]
     rest = list(reader)
     assert len(rest) < 8
     assert not any(rest)
@@ -149,16 +149,17 @@ def _in_context(
 ) -> list[int]:
     integers = [0] * n
     side_by_side = len(lanes.states)
+    by_class = [
+        [table for table, run in zip(some, runs, strict=True) for _ in range(run)]
+        for some, runs in zip(tables, groups, strict=True)
+    ]
     blocks = [Block(head.initial) for _ in range(0, n, 1024)]
     for i in sorted(range(n), key=lambda i: (i // (1024 * side_by_side), i % 1024, i // 1024)):
         block, lane = blocks[i // 1024], i // 1024 % side_by_side
         total = block.total(head.lag)
         group = block.trellis[-2] * head.quantiser * (head.signs + 1) + min(abs(total), head.signs)
-        kind = sum(block.average >= bound for bound in CLASSES) - 1
-        run = 0
-        while kind >= sum(groups[group][: run + 1]):
-            run += 1
-        nearest, bits, away = symbols[lanes.symbol(lane, tables[group][run])]
+        table = by_class[group][bisect_right(CLASSES, block.average) - 1]
+        nearest, bits, away = symbols[lanes.symbol(lane, table)]
         level = nearest + away * lanes.raw(lane, bits)
         if head.signs and total < 0:
             level = -level
@@ -203,9 +204,9 @@ def _table(reader: Iterator[int], symbols: int, head: Head) -> list[int]:
     ]
     spread = (1 << bits) - sum(depth < deepest for depth in depths)
     assert spread >= 0
+    total = sum(weights)
     table = [
-        1 + weight * spread // sum(weights) if depth < deepest else 0
-        for weight, depth in zip(weights, depths, strict=True)
+        1 + weight * spread // total if depth < deepest else 0 for weight, depth in zip(weights, depths, strict=True)
     ]
     table[table.index(max(table))] += (1 << bits) - sum(table)
     assert max(table) <= (4095 if head.contexts else 1 << bits)

@@ -42,7 +42,6 @@ def test_pixels_come_back(tmp_path: Path, memory: int, method: int, kind: str, m
     images = pixels(120)
     path = zipped(tmp_path / "data", class_folders(images, kind=kind), method)
     dataset = opened(path, IMAGE, transform={"scale": 1 / 255}, outputs=(None, 3))
-    assert dataset.classes == 3
     seen = []
     for split in Split:
         for _ in range(2):

@@ -147,13 +147,7 @@ def test_numbers_out_of_range(tmp_path: Path) -> None:
 def test_no_targets(tmp_path: Path) -> None:
     dataset = opened(save(tmp_path / "data", {"x": X}), outputs=(None, 10))
     assert not dataset.labelled
-    assert dataset.classes is None
     assert everything(dataset, Split.TRAIN).targets is None
-
-
-def test_classes_are_counted_over_all_splits(tmp_path: Path) -> None:
-    arrays = {"x_train": X, "y_train": labels(ROWS, 3), "x_test": X, "y_test": labels(ROWS, 5)}
-    assert opened(save(tmp_path / "data", arrays)).classes == 5
 
 
 def test_rows_are_named_beyond_the_first_block(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from squeezer.data.dataset import Split
-from squeezer.data.sources import ArrayInfo
 from squeezer.data.spec import Transform
 from squeezer.data.transform import Preparation, fit
 from squeezer.errors import Code, DataError
 from squeezer.graph import Input
+from squeezer.model import TensorInfo
 from tests.data.making import Array, everything, opened, problem_of, save
 
 RNG = np.random.default_rng(0)
@@ -22,7 +22,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def prepared(array: Array, shape: tuple[int | None, ...], dtype: str = "F32", **transform: Any) -> Array:
-    info = ArrayInfo("x", array.shape, array.dtype)
+    info = TensorInfo("x", array.shape, array.dtype)
     return Preparation(info, Input("x", (None, *shape), dtype), Transform(**transform))(array)
 
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
+from squeezer.codecs.base import varint
 from squeezer.formats import protobuf
-from squeezer.formats.protobuf import MalformedError, Scanner, Span, prefix, varint
+from squeezer.formats.protobuf import MalformedError, Scanner, Span, prefix
 
 
 def scan(data: bytes) -> list[tuple[int, bytes]]:

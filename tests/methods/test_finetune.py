@@ -1,9 +1,7 @@
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
-import torch
 
 from squeezer.graph import Node, Value, dropout_of
 from squeezer.methods import Finetune, KmeansShare, MagnitudePrune
@@ -12,25 +10,9 @@ from squeezer.training.dropout import adjusted
 from squeezer.training.loop import train
 from squeezer.training.parametrisation import Constant
 from squeezer.training.workbench import State
-from tests.training.building import accuracy, bench, digits, mlp
+from tests.training.building import WEIGHTS, accuracy, bench, digits, mlp, trained
 
-WEIGHTS = ("fc1.weight", "fc2.weight", "fc3.weight")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@cache
-def original() -> State:
-    """A network in the manner of LeNet-300-100, 98 % right on the digits."""
-    state = mlp(64, 300, 100, 10)
-    settings = Finetune(epochs=20, batch_size=64, lr=3e-3, alpha=0)
-    return settings.run(state, set(WEIGHTS), bench(state, digits()))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def after(step: MagnitudePrune | KmeansShare, state: State) -> State:
@@ -40,12 +22,12 @@ def after(step: MagnitudePrune | KmeansShare, state: State) -> State:
 
 def retrained(state: State, epochs: float, lr: float) -> State:
     settings = Finetune(epochs=epochs, batch_size=64, lr=lr, alpha=0)
-    return settings.run(state, set(WEIGHTS), bench(original(), digits()))
+    return settings.run(state, set(WEIGHTS), bench(trained(), digits()))
 
 
 def test_pruning_by_magnitude_beats_pruning_at_random():
     """At 95 %, with the same retraining: by ten points or more."""
-    by_magnitude = after(MagnitudePrune(sparsity=0.95), original())
+    by_magnitude = after(MagnitudePrune(sparsity=0.95), trained())
     at_random = dict(by_magnitude.tensors)
     rng = np.random.default_rng(0)
     for name in WEIGHTS:
@@ -60,7 +42,7 @@ def test_pruning_by_magnitude_beats_pruning_at_random():
 
 
 def test_pruned_weights_stay_pruned():
-    pruned = after(MagnitudePrune(sparsity=0.9), original())
+    pruned = after(MagnitudePrune(sparsity=0.9), trained())
     result = retrained(pruned, 1, 1e-3)
     for name in WEIGHTS:
         before, now = pruned.tensors[name], result.tensors[name]
@@ -74,11 +56,11 @@ def test_pruned_weights_stay_pruned():
 @pytest.mark.parametrize(("sparsity", "bits", "gain"), [(0.0, 1, 0.03), (0.8, 2, 0.05)])
 def test_trained_centroids_beat_untrained_ones_of_the_same_bytes(sparsity, bits, gain):
     """With all else held as it is: nothing but the centroids can have done it."""
-    pruned = after(MagnitudePrune(sparsity=sparsity), original()) if sparsity else original()
+    pruned = after(MagnitudePrune(sparsity=sparsity), trained()) if sparsity else trained()
     shared = after(KmeansShare(bits=bits), pruned)
     held = {name: Constant(tensor, "cpu") for name, tensor in shared.tensors.items() if name not in WEIGHTS}
     settings = Finetune(epochs=5, batch_size=64, lr=3e-3, alpha=0)
-    result = train(shared, bench(original(), digits()), settings, parametrisations=held)
+    result = train(shared, bench(trained(), digits()), settings, parametrisations=held)
     for name in WEIGHTS:
         before, now = shared.tensors[name], result.tensors[name]
         assert isinstance(before, Shared)

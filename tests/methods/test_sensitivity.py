@@ -194,12 +194,9 @@ def test_the_batch_size_changes_nothing() -> None:
 
 def shuffled() -> ArrayDataset:
     """The digits with labels that mean nothing."""
-    data, rng = digits(), np.random.default_rng(0)
-    copy = data.without_targets()
-    targets = data._targets
+    targets = digits().targets
     assert targets is not None
-    copy._targets = rng.permutation(targets)
-    return copy
+    return digits().but(targets=np.random.default_rng(0).permutation(targets))
 
 
 def test_labels_that_mean_nothing_change_the_metric_alone() -> None:
@@ -223,11 +220,8 @@ def test_rows_are_a_part_of_the_validation_split() -> None:
 
 def test_networks_that_give_values() -> None:
     """Divergence is the squared deviation over twice the squared spread, and ranks in the same way."""
-    data = digits()
-    wanted = np.random.default_rng(0).normal(size=(len(data._inputs[0]), 10)).astype(np.float32)
-    values = data.without_targets()
-    values._targets = wanted
-    around = bench(trained(), values, spec=DataSpec(loss="mse"))
+    wanted = np.random.default_rng(0).normal(size=(len(digits().inputs[0]), 10)).astype(np.float32)
+    around = bench(trained(), digits().but(targets=wanted), spec=DataSpec(loss="mse"))
     Sensitivity(sparsities=(0.5,)).run(trained(), WEIGHTS, around)
     findings = around.findings["sensitivity"]
     row = by_name(findings)["stem.weight"]

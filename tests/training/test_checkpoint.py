@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from squeezer.methods import Finetune
-from squeezer.representations import digest
 from squeezer.training import checkpoint
 from squeezer.training.loop import train
 from squeezer.training.workbench import State
-from tests.training.building import bench, cnn, digits, mlp
+from tests.training.building import bench, cnn, digests, digits, mlp
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 #: 18 updates, with validations after 4, 8, 12, 16 and 18.
 SETTINGS = Finetune(epochs=2, batch_size=128, lr=3e-3, weight_decay=0.01)
@@ -27,10 +28,6 @@ class CutError(Exception):
 
 def network() -> State:
     return mlp(64, 32, 10, dropout=0.2)
-
-
-def digests(state: State) -> dict[str, str]:
-    return {name: digest(tensor) for name, tensor in state.tensors.items()}
 
 
 def run(
@@ -51,14 +48,6 @@ def run(
         return train(state, work, settings, hook=hook, penalty=penalty), work, seen
     except CutError:
         return None, work, seen
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -25,18 +25,11 @@ from squeezer.training.export import write_onnx, write_pt2
 from squeezer.training.onnx_runtime import OnnxNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     Array = np.ndarray[Any, Any]
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Images(nn.Module):

@@ -10,24 +10,14 @@ from squeezer.errors import Code, DataError, ModelError
 from squeezer.graph import Graph, Input, Node, Value
 from squeezer.methods import Finetune
 from squeezer.methods.network_step import TrainingStep
-from squeezer.representations import Dense, Masked, Uniform, digest
+from squeezer.representations import Dense, Masked, Uniform
 from squeezer.training.loop import train
 from squeezer.training.workbench import State
-from tests.training.building import ArrayDataset, accuracy, bench, cnn, digits, mlp
+from tests.training.building import ArrayDataset, accuracy, bench, cnn, digests, digits, mlp
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SETTINGS = Finetune(epochs=3, batch_size=64, lr=3e-3, alpha=0)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def digests(state: State) -> dict[str, str]:
-    return {name: digest(tensor) for name, tensor in state.tensors.items()}
 
 
 def test_a_network_learns_and_the_report_can_tell():
@@ -52,10 +42,8 @@ def test_a_network_learns_and_the_report_can_tell():
 def test_validation_alone_chooses():
     """Test rows with all labels wrong change nothing."""
     data = digits()
-    _, targets = data.batch(Split.TEST, np.arange(data.size(Split.TEST)))
-    wrong = ArrayDataset(data._inputs, data._targets.copy(), np.array([]))
-    wrong._rows = data._rows
-    wrong._targets[data._rows[Split.TEST]] = (targets + 1) % 10
+    wrong = data.but(targets=data.targets.copy())
+    wrong.targets[data.rows[Split.TEST]] = (data.targets[data.rows[Split.TEST]] + 1) % 10
     state = mlp(64, 32, 10)
     first, second = (train(state, bench(state, one), SETTINGS) for one in (data, wrong))
     assert digests(first) == digests(second)
@@ -182,9 +170,8 @@ def test_a_loss_that_rises_far_above_the_start_counts_as_blown_up():
 
 def test_what_is_not_finite_from_the_start_is_an_error():
     data = digits()
-    spoilt = ArrayDataset((data._inputs[0].copy(),), data._targets, np.array([]))
-    spoilt._rows = data._rows
-    spoilt._inputs[0][data._rows[Split.TRAIN]] = np.nan
+    spoilt = data.but(inputs=(data.inputs[0].copy(),))
+    spoilt.inputs[0][data.rows[Split.TRAIN]] = np.nan
     state = mlp(64, 32, 10)
     with pytest.raises(ModelError, match="loss of the first batch is not finite") as refused:
         train(state, bench(state, spoilt), SETTINGS)
@@ -271,9 +258,7 @@ def test_narrow_networks_are_trained_in_float32_and_rounded():
         ),
         {name: Dense(tensor.decode().astype(dtype), dtype) for name, tensor in state.tensors.items()},
     )
-    data = digits()
-    cast = ArrayDataset((data._inputs[0].astype(dtype),), data._targets, np.array([]))
-    cast._rows = data._rows
+    cast = digits().but(inputs=(digits().inputs[0].astype(dtype),))
     settings = Finetune(epochs=5, batch_size=64, lr=4e-4, schedule="constant", alpha=0)
 
     def round_latent_weights(step, total, tensors):
@@ -344,8 +329,7 @@ def test_several_inputs_and_several_outputs():
     outputs = (Value("h2"), Value("r1"))
     graph = replace(state.graph, inputs=inputs, nodes=(halves, first, *others), outputs=outputs, single=False)
     data = digits()
-    two = ArrayDataset((data._inputs[0][:, :40], data._inputs[0][:, 40:]), data._targets, np.array([]))
-    two._rows = data._rows
+    two = data.but(inputs=(data.inputs[0][:, :40], data.inputs[0][:, 40:]))
     several = State(graph, state.tensors)
     trained = train(several, bench(several, two), SETTINGS)
     assert digests(trained) == digests(train(state, bench(state, data), SETTINGS))

@@ -14,12 +14,20 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db import make_engine, make_sessions, upgrade
+from app.jobs import repository
 from app.jobs.models import Job
 from app.settings import Settings
 from app.storage import LocalStorage, new_key
 from workers.supervisor import Supervisor
 
 SCRIPTED_CHILD = (sys.executable, "-P", str(Path(__file__).with_name("scripted_child.py")))
+#: What a child may do: all that it should, or die.
+GOOD = "compress() if MODE == 'compress' else None"
+KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
+
+Submit = Callable[..., UUID]
+GetJob = Callable[[UUID], Job]
+Meanwhile = Callable[[Callable[[], object]], None]
 
 
 def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
@@ -37,6 +45,14 @@ def left_in_scratch(settings: Settings) -> list[str]:
     """What lies in the scratch folder, less the folder of checkpoints where that is empty."""
     scratch = settings.data_dir / "scratch"
     return [str(path.relative_to(scratch)) for path in scratch.rglob("*") if path != scratch / "checkpoints"]
+
+
+def cancel(sessions: sessionmaker[Session], job_id: UUID) -> None:
+    """Do what the request to cancel a job does."""
+    with sessions.begin() as session:
+        found = repository.get(session, job_id, lock=True)
+        assert found
+        repository.cancel(session, found)
 
 
 @pytest.fixture(scope="session")
@@ -69,9 +85,6 @@ def sessions(settings: Settings) -> Iterator[sessionmaker[Session]]:
 @pytest.fixture
 def storage(settings: Settings) -> LocalStorage:
     return LocalStorage(settings.storage)
-
-
-Submit = Callable[..., UUID]
 
 
 @pytest.fixture
@@ -115,7 +128,7 @@ def submit(sessions: sessionmaker[Session], storage: LocalStorage) -> Submit:
 
 
 @pytest.fixture
-def job(sessions: sessionmaker[Session]) -> Callable[[UUID], Job]:
+def job(sessions: sessionmaker[Session]) -> GetJob:
     """Reads a job as it stands now."""
 
     def job(job_id: UUID) -> Job:
@@ -143,7 +156,7 @@ def child_pid(tmp_path: Path) -> Callable[[], int]:
 
 
 @pytest.fixture
-def meanwhile() -> Iterator[Callable[[Callable[[], object]], None]]:
+def meanwhile() -> Iterator[Meanwhile]:
     """Does something while the supervisor, which wants the main thread, is at work."""
     threads: list[threading.Thread] = []
 

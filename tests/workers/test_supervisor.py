@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from uuid import UUID
 
 import psutil
 import pytest
@@ -20,12 +19,19 @@ from app.jobs.models import Job
 from app.settings import Settings
 from app.storage import LocalStorage
 from squeezer.errors import SqueezerError
-from tests.workers.conftest import SCRIPTED_CHILD, Submit, left_in_scratch, objects
+from tests.workers.conftest import (
+    GOOD,
+    KILLED,
+    SCRIPTED_CHILD,
+    GetJob,
+    Meanwhile,
+    Submit,
+    cancel,
+    left_in_scratch,
+    objects,
+)
 from workers.products import read_report
 from workers.supervisor import Supervisor, child_environment
-
-GetJob = Callable[[UUID], Job]
-GOOD = "compress() if MODE == 'compress' else None"
 
 
 def test_a_job_runs_to_its_artifacts(
@@ -78,9 +84,7 @@ def test_an_artifact_that_does_not_verify_is_never_stored(
 
 
 def test_a_child_killed_once_is_given_a_second_attempt(supervisor: Supervisor, submit: Submit, job: GetJob) -> None:
-    job_id = submit(
-        "if FOLDER.name.endswith('-1'): os.kill(os.getpid(), signal.SIGKILL)\n" + GOOD,
-    )
+    job_id = submit(f"if FOLDER.name.endswith('-1'): {KILLED}\n{GOOD}")
     assert supervisor.work("cpu") == 2
     done = job(job_id)
     assert (done.state, done.crashed_attempts, done.fencing_token) == ("succeeded", 1, 2)
@@ -89,7 +93,7 @@ def test_a_child_killed_once_is_given_a_second_attempt(supervisor: Supervisor, s
 def test_a_child_killed_twice_fails_the_job_and_its_cause_is_kept(
     supervisor: Supervisor, submit: Submit, job: GetJob
 ) -> None:
-    job_id = submit("os.kill(os.getpid(), signal.SIGKILL)")
+    job_id = submit(KILLED)
     assert supervisor.work("cpu") == 2
     failed = job(job_id)
     assert (failed.state, failed.error_code, failed.crashed_attempts) == ("failed", "crashed", 2)
@@ -114,20 +118,17 @@ def test_cancel_ends_the_child_within_five_seconds(
     job: GetJob,
     sessions: sessionmaker[Session],
     child_pid: Callable[[], int],
-    meanwhile: Callable[[Callable[[], object]], None],
+    meanwhile: Meanwhile,
 ) -> None:
     job_id = submit("wait()")
     asked: list[float] = []
 
-    def cancel() -> None:
+    def ask() -> None:
         child_pid()
-        with sessions.begin() as session:
-            found = repository.get(session, job_id, lock=True)
-            assert found
-            repository.cancel(session, found)
+        cancel(sessions, job_id)
         asked.append(time.monotonic())
 
-    meanwhile(cancel)
+    meanwhile(ask)
     supervisor.work("cpu")
     assert time.monotonic() - asked[0] < 5
     assert job(job_id).state == "canceled"
@@ -140,7 +141,7 @@ def test_a_job_lost_to_another_worker_is_left_alone(
     job: GetJob,
     sessions: sessionmaker[Session],
     child_pid: Callable[[], int],
-    meanwhile: Callable[[Callable[[], object]], None],
+    meanwhile: Meanwhile,
 ) -> None:
     job_id = submit("wait()")
 
@@ -175,7 +176,7 @@ def test_a_deleted_job_ends_the_child(
     submit: Submit,
     sessions: sessionmaker[Session],
     child_pid: Callable[[], int],
-    meanwhile: Callable[[Callable[[], object]], None],
+    meanwhile: Meanwhile,
 ) -> None:
     job_id = submit("wait()")
 
@@ -212,7 +213,7 @@ def test_progress_of_both_children_makes_one_whole(
     supervisor: Supervisor,
     submit: Submit,
     job: GetJob,
-    meanwhile: Callable[[Callable[[], object]], None],
+    meanwhile: Meanwhile,
 ) -> None:
     job_id = submit(
         "progress('prune' if MODE == 'compress' else 'verify', 0.5); time.sleep(1.2); " + GOOD,
@@ -267,15 +268,6 @@ def test_a_child_cannot_import_what_lies_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "squeezer" / "__init__.py").write_text("open('taken', 'w')")
     process.run([*CHILD, "verify", str(tmp_path)], env=child_environment(tmp_path), cwd=tmp_path)
     assert not (tmp_path / "taken").exists()
-
-
-def test_a_model_gone_from_storage_fails_the_job(
-    supervisor: Supervisor, submit: Submit, job: GetJob, storage: LocalStorage
-) -> None:
-    job_id = submit(GOOD)
-    storage.delete(job(job_id).model_key)
-    supervisor.work("cpu")
-    assert (job(job_id).state, job(job_id).error_code) == ("failed", "file_not_found")
 
 
 class FullStorage(LocalStorage):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from uuid import UUID
-
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -12,12 +9,20 @@ from app.jobs import repository
 from app.jobs.models import Job
 from app.settings import Settings
 from app.storage import LocalStorage
-from tests.workers.conftest import SCRIPTED_CHILD, Submit, eventually, left_in_scratch, objects
+from tests.workers.conftest import (
+    GOOD,
+    KILLED,
+    SCRIPTED_CHILD,
+    GetJob,
+    Meanwhile,
+    Submit,
+    cancel,
+    eventually,
+    left_in_scratch,
+    objects,
+)
 from workers import checkpoints
 from workers.supervisor import Supervisor
-
-GetJob = Callable[[UUID], Job]
-GOOD = "compress() if MODE == 'compress' else None"
 
 EVALUATION = {"headline": "accuracy fell", "metric": "accuracy", "drop": {"value": 0.2}}
 NOT_ACCEPTED = f"""
@@ -34,7 +39,6 @@ before = resume()
 {}
 compress(report=REPORT | {{'headline': before}})
 """
-KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
 def test_the_child_finds_its_data_set(supervisor: Supervisor, submit: Submit, job: GetJob) -> None:
@@ -135,10 +139,7 @@ def test_checkpoints_stay_while_a_handed_back_job_waits_and_go_when_it_is_cancel
     draining_supervisor.work("cpu")
     assert job(job_id).state == "queued"
     assert (root / str(job_id) / "1" / "done").read_text() == " 1"
-    with sessions.begin() as session:
-        found = repository.get(session, job_id, lock=True)
-        assert found
-        repository.cancel(session, found)
+    cancel(sessions, job_id)
     submit(GOOD)  # the next attempt on this machine, at another job, looks after what is left
     supervisor.work("cpu")
     assert left_in_scratch(settings) == []
@@ -149,17 +150,18 @@ def test_an_attempt_that_lost_its_job_leaves_the_other_one_s_checkpoints_alone(
     submit: Submit,
     sessions: sessionmaker[Session],
     settings: Settings,
-    meanwhile: Callable[[Callable[[], object]], None],
+    meanwhile: Meanwhile,
 ) -> None:
     """The other attempt runs on the same machine, where the lease of the first ran out while it still worked."""
     root = settings.data_dir / "scratch" / "checkpoints"
     # It tries again and again to write another checkpoint, as a child that nobody has stopped yet would.
     job_id = submit(
         "resume()\n"
+        "refused = Path(os.environ['HOME'], 'refused')\n"
         "while True:\n"
         " time.sleep(0.02)\n"
         " try: (FOLDER / 'checkpoints' / 'done').write_text('stale')\n"
-        " except OSError as error: Path(os.environ['HOME'], 'refused').write_text(type(error).__name__)\n"
+        " except OSError as error: refused.exists() or refused.write_text(type(error).__name__)\n"
     )
     refused = settings.data_dir.parent / "refused"
 
@@ -167,7 +169,7 @@ def test_an_attempt_that_lost_its_job_leaves_the_other_one_s_checkpoints_alone(
         eventually((root / str(job_id) / "1" / "done").exists)
         taken = checkpoints.take(root, job_id, 2)
         (taken / "done").write_text("fresh")
-        eventually(refused.exists)
+        eventually(lambda: refused.exists() and refused.read_text())
         with sessions.begin() as session:
             other = session.get_one(Job, job_id)
             other.fencing_token, other.lease_owner = 2, "another"

@@ -20,22 +20,13 @@ from squeezer.zoo.catalogue import family_of
 from squeezer.zoo.resnet import Block, CifarResNet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from squeezer.graph import Graph
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = list(zoo.ARCHITECTURES)
 #: Smaller inputs than the published ones, where a network takes them: tests are quicker.
 SHAPES = {"squeezenet1_1": (3, 40, 40), "deepsense-gru": (3, 4, 2, 8), "deepsense-lstm": (1, 5, 3, 12)}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads of torch wait for each other, long where the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def infos(module: torch.nn.Module, prefix: str = "") -> dict[str, TensorInfo]:

@@ -1,32 +1,18 @@
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
-import torch
 
 from squeezer.errors import Code, ModelError, RecipeError
 from squeezer.graph import Input
 from squeezer.methods import Distill, Finetune
-from squeezer.representations import Dense, digest
+from squeezer.representations import Dense
 from squeezer.training.workbench import State
-from tests.training.building import ArrayDataset, accuracy, bench, cnn, digits, mlp, predictions
+from tests.training.building import accuracy, bench, cnn, digests, digits, mlp, predictions, trained
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 OMITTED = 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@cache
-def teacher() -> State:
-    state = mlp(64, 300, 100, 10)
-    return Finetune(epochs=20, batch_size=64, lr=3e-3, alpha=0).run(state, set(), bench(state, digits()))
 
 
 def of_class(state: State, label: int) -> float:
@@ -39,9 +25,9 @@ def test_it_transfers_a_class_that_the_student_never_saw():
     """Hinton, Vinyals, Dean 2015, section 3: the omitted digit; here without any correction of the biases."""
     data, student = digits().without_class(OMITTED), mlp(64, 48, 10, seed=5)
     settings = {"epochs": 20, "batch_size": 64, "lr": 3e-3}
-    soft = Distill(**settings, alpha=1, temperature=20).run(student, set(), bench(teacher(), data))
-    hard = Distill(**settings, alpha=0).run(student, set(), bench(teacher(), data))
-    assert of_class(teacher(), OMITTED) > 0.9
+    soft = Distill(**settings, alpha=1, temperature=20).run(student, set(), bench(trained(), data))
+    hard = Distill(**settings, alpha=0).run(student, set(), bench(trained(), data))
+    assert of_class(trained(), OMITTED) > 0.9
     assert of_class(soft, OMITTED) >= 0.5
     assert of_class(hard, OMITTED) <= 0.05
     assert accuracy(hard, digits()) > 0.8  # it knows the others
@@ -50,13 +36,13 @@ def test_it_transfers_a_class_that_the_student_never_saw():
 def test_the_teacher_is_the_original_as_it_was():
     """A teacher that knows nothing teaches nothing; and training leaves it as it is."""
     student = mlp(64, 48, 10, seed=5)
-    before = {name: digest(tensor) for name, tensor in teacher().tensors.items()}
+    before = digests(trained())
     settings = Distill(epochs=4, batch_size=64, lr=3e-3, alpha=1)
-    good = settings.run(student, set(), bench(teacher(), digits()))
+    good = settings.run(student, set(), bench(trained(), digits()))
     bad = settings.run(student, set(), bench(mlp(64, 300, 100, 10, seed=8), digits()))
     assert accuracy(good, digits()) > 0.8
     assert accuracy(bad, digits()) < 0.4
-    assert {name: digest(tensor) for name, tensor in teacher().tensors.items()} == before
+    assert digests(trained()) == before
 
 
 def test_a_student_of_the_zoo_takes_the_networks_place():
@@ -74,17 +60,15 @@ def test_a_student_of_the_zoo_takes_the_networks_place():
 
 def test_students_that_do_not_fit_are_refused():
     with pytest.raises(RecipeError, match="no-such-network"):
-        Distill(student="no-such-network").run(teacher(), set(), bench(teacher(), digits()))
+        Distill(student="no-such-network").run(trained(), set(), bench(trained(), digits()))
     data = digits()
-    x = np.repeat(data._inputs[0][:, None], 3, 1)
-    tokens = ArrayDataset((x,), np.repeat(data._targets[:, None], 3, 1), np.array([]))
-    tokens._rows = data._rows
+    x = np.repeat(data.inputs[0][:, None], 3, 1)
+    tokens = data.but(inputs=(x,), targets=np.repeat(data.targets[:, None], 3, 1))
     with pytest.raises(ModelError, match="leave student out") as refused:
-        Distill(student="lenet5").run(teacher(), set(), bench(teacher(), tokens))
+        Distill(student="lenet5").run(trained(), set(), bench(trained(), tokens))
     assert refused.value.code == Code.MISMATCHED_ARCHITECTURE
-    wide = {n: Dense(t.values.astype(np.float64), np.dtype(np.float64)) for n, t in teacher().tensors.items()}
-    state = State(replace(teacher().graph, inputs=(Input("x", (None, 64), "F64"),)), wide)
-    numbers = ArrayDataset((data._inputs[0].astype(np.float64),), data._targets, np.array([]))
-    numbers._rows = data._rows
+    wide = {n: Dense(t.values.astype(np.float64), np.dtype(np.float64)) for n, t in trained().tensors.items()}
+    state = State(replace(trained().graph, inputs=(Input("x", (None, 64), "F64"),)), wide)
+    numbers = data.but(inputs=(data.inputs[0].astype(np.float64),))
     with pytest.raises(ModelError, match=r"F32.*F64"):
         Distill(student="lenet-300-100").run(state, set(), bench(state, numbers))

@@ -3,31 +3,23 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 from pydantic import ValidationError
 
 from squeezer.data.dataset import Split
 from squeezer.methods import Finetune, GradualPrune, MagnitudePrune
-from squeezer.representations import Masked, digest
+from squeezer.representations import Masked
 from squeezer.training import loop
 from squeezer.training.workbench import State
-from tests.methods.test_finetune import WEIGHTS, original
-from tests.training.building import accuracy, bench, digits
+from tests.training.building import WEIGHTS, accuracy, bench, digests, digits, trained
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 QUICK = {"epochs": 2, "batch_size": 64, "alpha": 0}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def run(step: GradualPrune, state: State | None = None, names=WEIGHTS, **work: object):
-    state = state or original()
-    at = bench(original(), digits(), **work)
+    state = state or trained()
+    at = bench(trained(), digits(), **work)
     return step.run(state, set(names), at), at
 
 
@@ -83,12 +75,12 @@ def test_settings_that_contradict_each_other_are_refused(settings, words):
 def test_little_by_little_beats_all_at_once():
     """At 95 %, with the same number of epochs, and on average of two seeds."""
     settings = {"epochs": 8, "batch_size": 32, "lr": 0.01, "alpha": 0}
-    at_once = {name: MagnitudePrune(sparsity=0.95).apply(name, original().tensors[name], None, 0) for name in WEIGHTS}
-    begun = replace(original(), tensors={**original().tensors, **at_once})
+    at_once = {name: MagnitudePrune(sparsity=0.95).apply(name, trained().tensors[name], None, 0) for name in WEIGHTS}
+    begun = replace(trained(), tensors={**trained().tensors, **at_once})
     gradual, one_shot = [], []
     for seed in (0, 1):
         result, _ = run(GradualPrune(sparsity=0.95, **settings), seed=seed)
-        control = Finetune(**settings).run(begun, set(WEIGHTS), bench(original(), digits(), seed=seed))
+        control = Finetune(**settings).run(begun, set(WEIGHTS), bench(trained(), digits(), seed=seed))
         assert kept(result) == kept(control)
         gradual.append(accuracy(result, digits()))
         one_shot.append(accuracy(control, digits()))
@@ -109,9 +101,9 @@ def test_the_sparsity_is_exact_and_overrides_count():
 
 def test_global_scope_takes_the_smallest_of_all():
     result, _ = run(GradualPrune(sparsity=0.9, scope="global", **QUICK))
-    whole = sum(original().tensors[name].decode().size for name in WEIGHTS)
+    whole = sum(trained().tensors[name].decode().size for name in WEIGHTS)
     assert sum(kept(result).values()) == whole - round(0.9 * whole)
-    shares = [kept(result)[name] / original().tensors[name].decode().size for name in WEIGHTS]
+    shares = [kept(result)[name] / trained().tensors[name].decode().size for name in WEIGHTS]
     assert max(shares) > 2 * min(shares)  # the control: by layer they would be equal
 
 
@@ -122,8 +114,8 @@ def test_only_what_is_selected_is_pruned():
 
 def test_what_was_pruned_before_stays_pruned_and_the_rest_may_return():
     """A weight that the step itself has pruned keeps its magnitude, and comes back when others become smaller."""
-    before = MagnitudePrune(sparsity=0.3).apply("fc2.weight", original().tensors["fc2.weight"], None, 0)
-    begun = replace(original(), tensors={**original().tensors, "fc2.weight": before})
+    before = MagnitudePrune(sparsity=0.3).apply("fc2.weight", trained().tensors["fc2.weight"], None, 0)
+    begun = replace(trained(), tensors={**trained().tensors, "fc2.weight": before})
     step = GradualPrune(sparsity=0.8, every=1, **(QUICK | {"lr": 0.01}))
     masks = []
     train = loop.train
@@ -151,7 +143,7 @@ def test_training_that_blows_up_still_ends_at_the_full_sparsity():
     result, work = run(step)
     names = [event["event"] for event in work.events]
     assert names == ["loss_not_finite"] * 4 + ["pruned_without_retraining"]
-    assert all(one == round(0.1 * original().tensors[name].decode().size) for name, one in kept(result).items())
+    assert all(one == round(0.1 * trained().tensors[name].decode().size) for name, one in kept(result).items())
     assert all(np.isfinite(tensor.decode()).all() for tensor in result.tensors.values())
 
 
@@ -167,9 +159,7 @@ def test_it_goes_on_where_it_was_cut_off(tmp_path):
         run(step, folder=tmp_path, tell=cut)
     assert (tmp_path / "training.pt").exists()
     resumed, _ = run(step, folder=tmp_path)
-    assert {name: digest(one) for name, one in resumed.tensors.items()} == {
-        name: digest(one) for name, one in whole.tensors.items()
-    }
+    assert digests(resumed) == digests(whole)
 
 
 def test_data_is_as_long_as_the_schedules_think():
