@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from squeezer.errors import Code, ModelError, RecipeError
 from squeezer.methods.base import matches
 from squeezer.model import TensorInfo
-from squeezer.recipe import transition_error
+from squeezer.recipe import compresses, transition_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -60,6 +60,8 @@ def plan(model: Model, recipe: Recipe, *, has_data: bool) -> Plan:
             left_out.append({"method": step.method, "reason": f"it needs {missing}"})
             continue
         planned.append(Planned(step, place, frozenset()))
+    if left_out and not any(compresses(item.step) for item in planned):
+        raise RecipeError(f"the preset {recipe.preset} rests on {left_out[-1]['method']}: {left_out[-1]['reason']}")
     _check_runs(model, recipe)
     dense = dict.fromkeys(_weights(model.tensors, model.graph), "dense")
     return Plan(_with_names(planned, dense, "the upload"), left_out)

@@ -69,6 +69,7 @@ class Recipe(_Document):
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_transitions(list(self.steps))
+        _check_folded(list(self.steps))
         if self.accept is not None and (reason := mismatch(self.accept, self.data)):
             raise ValueError(reason)
         replacing = [step.method for step in self.steps if step.replaces_network]
@@ -80,18 +81,24 @@ class Recipe(_Document):
         return self
 
     def check_data(self, *, has_data: bool) -> None:
-        """Refuse a recipe of the user's own that needs a data set where there is none.
+        """Refuse a recipe that needs a data set where there is none: the user's own, or a preset that rests on it.
 
         Raises:
             RecipeError: naming the step.
         """
         if has_data:
             return
-        needing = [step.method for step in self.steps if step.needs_data] if self.preset is None else []
-        if needing:
+        needing = [step.method for step in self.steps if step.needs_data]
+        without = any(compresses(step) for step in self.steps if not step.needs_data)
+        if needing and (self.preset is None or not without):
             raise RecipeError(f"{needing[0]} needs a data set: send one as `dataset`, or with --data")
         if self.accept is not None:
             raise RecipeError("accept needs a data set to judge by: send one as `dataset`, or with --data")
+
+
+def compresses(step: AnyStep) -> bool:
+    """Whether a step leaves something else than dense tensors."""
+    return step.leaves("dense") != "dense"
 
 
 def check_transitions(steps: list[AnyStep]) -> None:
@@ -110,6 +117,22 @@ def check_transitions(steps: list[AnyStep]) -> None:
         if state not in step.accepts:
             raise ValueError(transition_error(step, state, made_by))
         state, made_by = step.leaves(state), step.method
+
+
+def _check_folded(steps: list[AnyStep]) -> None:
+    """Refuse training that takes a batch's statistics for those that are in the weights by now.
+
+    Raises:
+        ValueError: naming the step.
+    """
+    folded = False
+    for step in steps:
+        folded = (folded or step.method == "fold_batch_norm") and not step.replaces_network
+        if folded and not getattr(step, "freeze_batch_norm", True):
+            raise ValueError(
+                f"{step.method} behind fold_batch_norm must keep the statistics that are in the weights by now; set "
+                "its freeze_batch_norm to true"
+            )
 
 
 def transition_error(step: AnyStep, state: str, made_by: str) -> str:

@@ -36,7 +36,7 @@ SHARE = {"method": "kmeans_share", "bits": 5}
         ),
         ({"steps": "all"}, ["steps"]),
         ({"steps": [1]}, ["steps[0]"]),
-        ({"preset": "tiny"}, ["unknown preset 'tiny'", "deep-compression, lossless, safe"]),
+        ({"preset": "tiny"}, ["unknown preset 'tiny'", "deep-compression, distill, lossless, safe"]),
         ({"preset": ["safe"]}, ["unknown preset"]),
         ({"preset": "safe", "steps": []}, ["steps cannot be combined with preset 'safe'", "outputs"]),
         ({"preset": "safe", "seed": -1}, ["seed"]),
@@ -45,6 +45,7 @@ SHARE = {"method": "kmeans_share", "bits": 5}
         (None, ["not NoneType"]),
         ({"steps": [{"method": "kmeans_share"}]}, ["steps[0]", "bits"]),
         ({"steps": [SHARE | {"clusters": 3}]}, ["steps[0]", "clusters"]),
+        ({"steps": [{"method": "fold_batch_norm"}, {"method": "finetune"}]}, ["finetune", "freeze_batch_norm to true"]),
     ],
 )
 def test_wrong_recipes_are_refused_in_words_that_help(document: object, words: list[str]) -> None:
@@ -56,7 +57,7 @@ def test_wrong_recipes_are_refused_in_words_that_help(document: object, words: l
 
 
 def test_presets_are_valid_and_described() -> None:
-    assert set(presets()) == {"lossless", "safe", "deep-compression"}
+    assert set(presets()) == {"lossless", "safe", "deep-compression", "distill"}
     for name, preset in presets().items():
         assert preset["description"]
         assert parse_recipe(name) == parse_recipe({"preset": name})
@@ -87,6 +88,8 @@ def test_steps_that_need_data_are_refused_without_it_unless_a_preset_has_them() 
     with pytest.raises(RecipeError, match="finetune needs a data set"):
         own.check_data(has_data=False)
     parse_recipe("deep-compression").check_data(has_data=False)
+    with pytest.raises(RecipeError, match="entropy_train needs a data set"):
+        parse_recipe("distill").check_data(has_data=False)
     with pytest.raises(RecipeError, match="accept needs a data set"):
         parse_recipe({"preset": "safe", "accept": {"max_drop": 0.01}}).check_data(has_data=False)
 

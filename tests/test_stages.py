@@ -184,6 +184,16 @@ def test_a_preset_runs_as_much_as_it_can(tmp_path: Path, data: Path) -> None:
     assert all("data set" in item["reason"] for item in without.left_out)
 
 
+def test_a_preset_of_which_nothing_is_left_is_refused(tmp_path: Path, data: Path) -> None:
+    weights = model()
+    weights.graph = None
+    with pytest.raises(RecipeError, match=r"the preset distill rests on entropy_train: it needs the network itself"):
+        pipeline.run(weights, parse_recipe("distill"), tmp_path / "m.sqz", data=data)
+    with pytest.raises(RecipeError, match="entropy_train needs a data set"):
+        run(tmp_path, parse_recipe("distill"), None)
+    assert list(tmp_path.iterdir()) == []
+
+
 STUDENT = {"method": "distill", "student": "lenet-300-100", "epochs": 0.2, "batch_size": 256}
 
 

@@ -70,17 +70,22 @@ MODES: dict[str, Mode] = {
 }
 
 
-def in_mode(graph: Graph, *, training: bool) -> Graph:
-    """The graph as it is in training, or in evaluation.
+def in_mode(graph: Graph, *, training: bool, frozen: bool = False) -> Graph:
+    """The graph as it is in training, or in evaluation; where `frozen`, with running statistics as in evaluation.
 
-    In evaluation, what is only counted is not counted (`num_batches_tracked`). A network that was exported in
-    evaluation says nothing of the dropout within attention, so that there is none in training.
+    In evaluation, and where frozen, what is only counted is not counted (`num_batches_tracked`). A network that was
+    exported in evaluation says nothing of the dropout within attention, so that there is none in training.
     """
-    nodes = tuple(_in_mode(node, training) for node in graph.nodes)
-    if not training:
+    nodes = tuple(_in_mode(node, training and not (frozen and _has_statistics(node))) for node in graph.nodes)
+    if not training or frozen:
         idle = _counters(graph)
         nodes = tuple(node for i, node in enumerate(nodes) if i not in idle)
     return replace(graph, nodes=nodes)
+
+
+def _has_statistics(node: Node) -> bool:
+    mode = MODES.get(node.target)
+    return mode is not None and mode.statistics is not None
 
 
 def _in_mode(node: Node, training: bool) -> Node:

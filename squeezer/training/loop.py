@@ -104,7 +104,7 @@ class _Training:
         self.bench, self.settings, self.trained, self.ready = bench, settings, trained, ready
         loss, self.half = bench.spec.loss, _in_half(settings, bench.device)
         self.objective = objective(loss, settings.temperature, settings.alpha, labelled=bench.data.labelled)
-        self.runner = Runner(state.graph, loss, bench.device)
+        self.runner = Runner(state.graph, loss, bench.device, frozen=settings.freeze_batch_norm)
         self.teacher = Teacher(teacher, loss, bench.device) if self.objective.alpha > 0 else None
         fixed = self.runner.fixed or (self.teacher and self.teacher.fixed)
         self.feed = Feed(bench.data, settings, bench.seed, fixed or settings.batch_size)

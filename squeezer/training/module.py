@@ -51,9 +51,9 @@ class NetworkModule(nn.Module):
 
     # Attributes have two underscores, since any other name may be that of a part of the network.
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, *, frozen: bool = False) -> None:
         super().__init__()
-        self.__graph = graph
+        self.__graph, self.__frozen = graph, frozen
         self.__programs: dict[bool, GraphModule] = {}
         self.__places: list[tuple[nn.Module, str]] = []
         names = dict.fromkeys(graph.tensors.values())
@@ -72,7 +72,9 @@ class NetworkModule(nn.Module):
             raise TypeError(f"the network takes the inputs {', '.join(expected)}")
         inputs = (*inputs, *(named[name] for name in expected[len(inputs) :]))
         if self.training not in self.__programs:
-            self.__programs[self.training] = _program(in_mode(self.__graph, training=self.training))
+            self.__programs[self.training] = _program(
+                in_mode(self.__graph, training=self.training, frozen=self.__frozen)
+            )
         tensors = (getattr(module, name) for module, name in self.__places)
         return self.__programs[self.training].forward(*tensors, *inputs)
 
@@ -81,14 +83,18 @@ class NetworkModule(nn.Module):
         return self.__dict__ | {"_NetworkModule__programs": {}}
 
 
-def build(graph: Graph) -> NetworkModule:
+def build(graph: Graph, *, frozen: bool = False) -> NetworkModule:
     """The module that a graph describes, in training mode as every new module.
+
+    Args:
+        graph: the network.
+        frozen: whether batch norm keeps its running statistics in training, and uses them.
 
     Raises:
         ModelError: the graph is not one that may be run (`squeezer.graph.check`).
     """
     check(graph)
-    return NetworkModule(graph)
+    return NetworkModule(graph, frozen=frozen)
 
 
 def put(module: nn.Module, name: str, tensor: torch.Tensor, *, buffer: bool) -> None:

@@ -20,8 +20,8 @@ Outputs = torch.Tensor | tuple[torch.Tensor, ...]
 class Network:
     """The function that a graph is. It holds no tensors of its own."""
 
-    def __init__(self, graph: Graph) -> None:
-        self._module = build(graph)
+    def __init__(self, graph: Graph, *, frozen: bool = False) -> None:
+        self._module = build(graph, frozen=frozen)
         self._names = dict.fromkeys(graph.tensors.values())
 
     def __call__(
@@ -33,7 +33,7 @@ class Network:
             tensors: every stored tensor by its name, on one device; others are ignored. In training the buffers among
                 them are changed in place (the running statistics of batch norm), so hand copies over.
             inputs: in the graph's order.
-            training: whether batch norm uses the batch's statistics, and dropout drops.
+            training: whether batch norm uses the batch's statistics, unless it is frozen, and dropout drops.
         """
         given = {name: tensors[name] for name in self._names}
         self._module.training = training

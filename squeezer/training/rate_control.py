@@ -24,11 +24,11 @@ _EVERY = 8
 #: model.
 _CODINGS = 50
 #: How fast the size nears what was asked for: e to the power of so many times in a training.
-_PACE = 7.0
+_PACE = 15.0
 #: The share of a training in which a price that was given rises to its value.
 _RISING = 0.2
 #: The logarithm of the price at the start; what an error of 1 adds to it, at once and in a whole training.
-_FIRST, _PROPORTIONAL, _INTEGRAL = math.log(0.01), 4.0, 50.0
+_FIRST, _PROPORTIONAL, _INTEGRAL = math.log(0.1), 5.0, 20.0
 #: The largest error that is believed.
 _LIMIT = 1.0
 #: Where each note is. The first two are those of the first tensor alone: the logarithm of the price, and the part of

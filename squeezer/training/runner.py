@@ -41,9 +41,9 @@ class Runner:
     On a CPU, convolutions are several times faster with the channels last in memory. Results differ by rounding alone.
     """
 
-    def __init__(self, graph: Graph, loss: Loss, device: str) -> None:
+    def __init__(self, graph: Graph, loss: Loss, device: str, *, frozen: bool = False) -> None:
         self._filters = _filters(graph) if device == "cpu" and not _writes_views(graph) else frozenset()
-        self._network = Network(_without_views(graph) if self._filters else graph)
+        self._network = Network(_without_views(graph) if self._filters else graph, frozen=frozen)
         self._device, self._loss = device, loss
         self._names = tuple(dict.fromkeys(graph.tensors.values()))
         self._probabilities = loss in OF_CLASSES and gives_probabilities(graph)

@@ -36,4 +36,7 @@ class Settings(BaseModel):
     patience: float | None = Field(
         None, gt=0, description="stop when the validation split has not improved for so many epochs"
     )
+    freeze_batch_norm: bool = Field(
+        False, description="batch norm keeps its running statistics, and uses them as in evaluation"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU")

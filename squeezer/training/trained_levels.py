@@ -14,6 +14,8 @@ from squeezer.training.rate_model import RateModel
 from squeezer.training.tensors import rounded, to_numpy, to_torch, torch_dtype
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from squeezer.representations import Representation
 
 #: The largest code. Codes are small where they are to be short.
@@ -42,8 +44,7 @@ class TrainedLevels(Parametrisation):
         values = tensor.decode()
         mask = tensor.mask if isinstance(tensor, Masked) else None
         wide = values.astype(np.float64 if values.dtype == np.float64 else np.float32)
-        squares = np.square(wide if mask is None else wide[mask], dtype=np.float64)
-        spread = float(np.sqrt(squares.mean())) if squares.any() else 1.0
+        spread = root_mean_square([tensor]) or 1.0
         self.latent = nn.Parameter(to_torch(wide, device))
         self.theta = nn.Parameter(torch.zeros((), device=device), requires_grad=train_step)
         self.register_buffer("first", torch.tensor(spread * relative_step, dtype=torch.float32, device=device))
@@ -79,6 +80,15 @@ class TrainedLevels(Parametrisation):
         """The step, with the gradient that is divided by the square root of the number of weights."""
         theta = self.theta.detach()
         return self.first * torch.exp(theta + (self.theta - theta) * self.latent.numel() ** -0.5)
+
+
+def root_mean_square(tensors: Iterable[Representation]) -> float:
+    """Of all weights that are not pruned, together; 0 where there are none."""
+    squares = [
+        np.square(tensor.values[tensor.mask] if isinstance(tensor, Masked) else tensor.decode(), dtype=np.float64)
+        for tensor in tensors
+    ]
+    return float(np.sqrt(sum(one.sum() for one in squares) / max(1, sum(one.size for one in squares))))
 
 
 class _Levels(torch.autograd.Function):

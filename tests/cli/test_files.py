@@ -105,7 +105,11 @@ BAD_CALLS = {
     "no folder": (["compress", "model.safetensors", "-o", "no/x.sqz"], "file_error", "no such folder"),
     "a folder": (["compress", "model.safetensors", "-o", "."], "file_error", "is a folder"),
     "unwritable": (["compress", "model.safetensors", "-o", "/proc/x.sqz"], "file_not_found", "/proc"),
-    "preset": (["compress", "model.safetensors", "-r", "saef"], "invalid_recipe", "deep-compression, lossless, safe"),
+    "preset": (
+        ["compress", "model.safetensors", "-r", "saef"],
+        "invalid_recipe",
+        "deep-compression, distill, lossless, safe",
+    ),
     "recipe file": (["compress", "model.safetensors", "-r", "no.json"], "file_not_found", "no.json"),
     "recipe syntax": (["compress", "model.safetensors", "-r", "bad.json"], "invalid_recipe", "line 2, column 1"),
     "recipe list": (["compress", "model.safetensors", "-r", "list.json"], "invalid_recipe", "not list"),

@@ -31,6 +31,13 @@ def test_the_counter_counts_in_training_alone() -> None:
     assert len(evaluation.nodes) == len(training.nodes) - 1
 
 
+def test_frozen_norms_are_in_evaluation_and_dropout_is_not() -> None:
+    graph = in_mode(perceptron(), training=True, frozen=True)
+    assert node(graph, "batch_norm").args[5] is False
+    assert node(graph, ".dropout").args[1:] == (0.25, True)
+    assert "aten.add_.Tensor" not in [item.target for item in graph.nodes]
+
+
 @pytest.mark.parametrize("read", ["count", "counted"])
 def test_a_buffer_that_is_read_is_written_in_evaluation_too(read: str) -> None:
     graph = perceptron()

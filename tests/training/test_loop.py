@@ -92,6 +92,16 @@ def test_statistics_of_batch_norm_follow_the_data():
     assert not np.allclose(trained.tensors["bn1.running_mean"].decode(), 0)
 
 
+def test_frozen_statistics_are_used_and_stay():
+    data, state = digits(images=True), cnn()
+    settled = train(state, bench(state, data), SETTINGS)
+    frozen = SETTINGS.model_copy(update={"freeze_batch_norm": True, "epochs": 1})
+    trained = train(settled, bench(settled, data), frozen)
+    before, after = digests(settled), digests(trained)
+    assert {name for name in before if after[name] == before[name]} == set(state.graph.buffers)
+    assert accuracy(trained, data) > accuracy(settled, data) - 0.03
+
+
 def test_labels_are_optional():
     state = mlp(64, 64, 10)
     teacher = train(state, bench(state, digits()), Finetune(epochs=6, batch_size=64, lr=3e-3, alpha=0))

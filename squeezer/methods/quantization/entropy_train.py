@@ -10,6 +10,7 @@ from pydantic import Field
 
 from squeezer.errors import RecipeError
 from squeezer.methods.network_step import TrainingStep
+from squeezer.methods.quantization.uniform_quantize import MOST_ABOVE_OWN
 from squeezer.model import is_float
 from squeezer.representations import Dense
 
@@ -46,6 +47,9 @@ class EntropyTrain(TrainingStep):
     relative_step: float = Field(
         1.0, gt=0, le=100, description="the step at first, over the weights' root mean square; it is trained"
     )
+    scope: Literal["tensor", "global"] = Field(
+        "tensor", description="take the root mean square of each tensor, or of all selected tensors together"
+    )
 
     accepts: ClassVar[frozenset[str]] = frozenset({"dense", "masked"})
     produces: ClassVar[str] = "uniform"
@@ -64,11 +68,8 @@ class EntropyTrain(TrainingStep):
         from squeezer.training.trained_levels import TrainedLevels
 
         trained = [name for name in dict.fromkeys(state.graph.tensors.values()) if name not in state.graph.buffers]
-        levels = {
-            name: TrainedLevels(state.tensors[name], self.for_tensor(name).relative_step, bench.device)
-            for name in trained
-            if name in names
-        }
+        steps = self._relative_steps({name: state.tensors[name] for name in trained if name in names})
+        levels = {name: TrainedLevels(state.tensors[name], step, bench.device) for name, step in steps.items()}
         vectors = {
             name: TrainedLevels(state.tensors[name], _VECTOR_STEP, bench.device, train_step=False)
             for name in trained
@@ -87,6 +88,17 @@ class EntropyTrain(TrainingStep):
         )
         self._tell(control.price, result, levels, wanted, bench)
         return result
+
+    def _relative_steps(self, tensors: dict[str, Representation]) -> dict[str, float]:
+        """The first step of each tensor, over its own root mean square."""
+        from squeezer.training.trained_levels import root_mean_square
+
+        steps = {name: self.for_tensor(name).relative_step for name in tensors}
+        if self.scope == "tensor":
+            return steps
+        whole = root_mean_square(tensors.values())
+        own = {name: root_mean_square([tensor]) for name, tensor in tensors.items()}
+        return {name: step * min(whole / (own[name] or whole or 1.0), MOST_ABOVE_OWN) for name, step in steps.items()}
 
     def _bits(
         self,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: A global relative step is at most so many times what the tensor's own root mean square would give. Where layers
 #: differ by orders of magnitude (an embedding beside linear layers), one step would round the smaller ones to zero.
-_MOST_ABOVE_OWN = 2.0
+MOST_ABOVE_OWN = 2.0
 
 
 class Spread(NamedTuple):
@@ -160,7 +160,7 @@ class UniformQuantize(Step):
         assert self.relative_step is not None  # noqa: S101 # the validator has seen to it; this tells mypy
         mean = (square_sum(weights) / weights.size) ** 0.5
         if surveyed is not None:
-            mean = min(surveyed.root_mean_square, _MOST_ABOVE_OWN * mean)
+            mean = min(surveyed.root_mean_square, MOST_ABOVE_OWN * mean)
         limits = np.finfo(np.float32)
         return np.float32(min(max(self.relative_step * mean, float(limits.smallest_subnormal)), float(limits.max)))
 
