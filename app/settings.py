@@ -72,7 +72,7 @@ class Settings(BaseSettings):
         False, description="serve on addresses other than loopback although anyone may then use the service"
     )
     gpu_workers: bool = Field(False, description='whether workers listen to the queue "gpu"')
-    max_upload_bytes: int = Field(16 * 1000**3, ge=1, description="how large a model may be")
+    max_upload_bytes: int = Field(16 * 1000**3, ge=1, description="how large a model, or a student, may be")
     max_dataset_bytes: int = Field(16 * 1000**3, ge=1, description="how large a data set may be")
     lease_seconds: float = Field(30, gt=0, description="how long a silent worker keeps its job")
     heartbeat_seconds: float = Field(

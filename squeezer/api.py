@@ -37,6 +37,7 @@ def compress(
     out: StrPath | None = None,
     *,
     data: StrPath | None = None,
+    student: StrPath | None = None,
     checkpoints: StrPath | None = None,
     progress: Callable[[Progress], None] = silent,
     threads: int | None = None,
@@ -49,6 +50,7 @@ def compress(
         recipe: a preset's name, a recipe document, or a `Recipe`.
         out: the file to write; by default `path` with the suffix `.sqz`.
         data: a data set, for steps that retrain, and to measure original and result on its test rows.
+        student: a network (.pt2), which `{"method": "distill", "student": "uploaded"}` trains in the model's place.
         checkpoints: a folder in which long steps note how far they are, and from which they go on.
         progress: called after each tensor, and as long steps go on.
         threads: by default one for each core.
@@ -62,7 +64,9 @@ def compress(
     """
     chosen = recipe if isinstance(recipe, Recipe) else parse_recipe(recipe)
     out = Path(path).with_suffix(".sqz") if out is None else Path(out)
-    report = compress_only(path, chosen, out, data=data, checkpoints=checkpoints, progress=progress, threads=threads)
+    report = compress_only(
+        path, chosen, out, data=data, student=student, checkpoints=checkpoints, progress=progress, threads=threads
+    )
     if data is None:
         return report
     evaluation = evaluate(path, out, chosen, data, progress=progress, threads=threads)
@@ -80,6 +84,7 @@ def compress_only(
     out: StrPath,
     *,
     data: StrPath | None = None,
+    student: StrPath | None = None,
     checkpoints: StrPath | None = None,
     progress: Callable[[Progress], None] = silent,
     threads: int | None = None,
@@ -91,6 +96,7 @@ def compress_only(
             recipe,
             Path(out),
             data=None if data is None else Path(data),
+            student=None if student is None else Path(student),
             checkpoints=None if checkpoints is None else Path(checkpoints),
             progress=progress,
             threads=threads or cores(),

@@ -1,10 +1,10 @@
 """One attempt at a job, in a process of its own: `python -m squeezer.child compress|verify FOLDER`, or `warm`.
 
-The folder holds `input/model`, `input/recipe.json`, maybe `input/dataset`, an empty `output/`, and `checkpoints/` with
-what an earlier attempt may have left. `compress` writes `output/artifact.sqz`, `output/report.json` and what else the
-recipe asks for; `verify`, in a clean process, reopens the artifact, compares what it decodes with the report, and
-measures it into `output/evaluation.json` where there is data. Events go to standard output, one JSON object a line;
-the last is `done` or `error`. The process ends when its parent does, or when standard input is closed.
+The folder holds `input/model`, `input/recipe.json`, maybe `input/dataset` and `input/student`, an empty `output/`, and
+`checkpoints/` with what an earlier attempt may have left. `compress` writes `output/artifact.sqz`, `output/report.json`
+and what else the recipe asks for; `verify`, in a clean process, reopens the artifact, compares what it decodes with the
+report, and measures it into `output/evaluation.json` where there is data. Events go to standard output, one JSON object
+a line; the last is `done` or `error`. The process ends when its parent does, or when standard input is closed.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def compress(folder: str, *, emit: Emit) -> None:
         source / "model",
         recipe,
         target / "artifact.sqz",
-        data=_dataset(source),
+        data=_maybe(source / "dataset"),
+        student=_maybe(source / "student"),
         checkpoints=Path(folder) / "checkpoints",
         progress=_throttled(emit),
         threads=_threads(),
@@ -130,7 +131,7 @@ def verify(folder: str, *, emit: Emit) -> None:
             artifact.read_file(path)
         if artifact.ledger(ledger) != report["ledger"]:
             raise ArtifactError("its bytes are not for what they were written", "ledger", Code.VERIFICATION_FAILED)
-    if (data := _dataset(source)) is not None:
+    if (data := _maybe(source / "dataset")) is not None:
         _evaluate(source, target, data, emit)
 
 
@@ -150,8 +151,7 @@ def _evaluate(source: Path, target: Path, data: Path, emit: Emit) -> None:
         raise SqueezerError(Code.NOT_ACCEPTED, reason)
 
 
-def _dataset(source: Path) -> Path | None:
-    path = source / "dataset"
+def _maybe(path: Path) -> Path | None:
     return path if path.exists() else None
 
 

@@ -85,20 +85,23 @@ class Client:
         progress: Callable[[int, int], None] = lambda _done, _total: None,
         *,
         dataset: Path | None = None,
+        student: Path | None = None,
     ) -> dict[str, Any]:
-        """Upload a model, and maybe a data set, and queue a job for it; the job.
+        """Upload a model, and maybe a data set and a student, and queue a job for it; the job.
 
         Args:
             model: the file to upload; it is read piece by piece.
             spec: the recipe document.
             progress: called with the bytes of files that were sent and their total.
             dataset: what the model is to be retrained and measured with; it is read piece by piece, too.
+            student: the network that is trained in the model's place, likewise.
 
         Raises:
             ServiceError: the service refuses it, or cannot be reached.
             OSError: a file cannot be read.
         """
-        paths = {"model": model} if dataset is None else {"dataset": dataset, "model": model}
+        named = {"dataset": dataset, "student": student, "model": model}
+        paths = {part: path for part, path in named.items() if path is not None}
         with ExitStack() as stack:
             files = [(part, path.name, stack.enter_context(path.open("rb"))) for part, path in paths.items()]
             form = _Form(files, spec, progress)

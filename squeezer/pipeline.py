@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import prod
@@ -29,9 +30,10 @@ from squeezer.plan import data_without_use, overrides_without_tensor, plan, with
 from squeezer.progress import Meter, Progress, Stretches, silent
 from squeezer.report import Layer, Report, StepSummary
 from squeezer.representations import Dense, Representation, digest
+from squeezer.upload import open_student
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -84,6 +86,7 @@ class _Source:
     """What is encoded: the upload's tensors as they are read, or what the steps on the whole network have left."""
 
     model: Model
+    aliases: Mapping[str, str]
     state: State | None = None
     replaced: bool = False  # whether another network has taken the place of the uploaded one
 
@@ -121,6 +124,7 @@ def run(
     out: Path,
     *,
     data: Path | None = None,
+    student: Path | None = None,
     checkpoints: Path | None = None,
     progress: Callable[[Progress], None] = silent,
     threads: int = 1,
@@ -132,6 +136,7 @@ def run(
         recipe: what to do.
         out: the `.sqz` file to write.
         data: a data set for the steps that need one.
+        student: the network that a step trains in the model's place, where the recipe says so.
         checkpoints: a folder in which long steps note how far they are, and from which they go on.
         progress: called after each tensor.
         threads: how many work, on several tensors (together no larger than the largest), on the chunks of one, or
@@ -142,15 +147,15 @@ def run(
         ModelError: where the model cannot be compressed as asked.
     """
     started = time.perf_counter()
-    chosen = plan(model, recipe, has_data=data is not None)
+    chosen = plan(model, recipe, has_data=data is not None, has_student=student is not None)
     early = stages.network_steps(chosen.steps)
     late = chosen.steps[len(early) :]
     stretches = Stretches([item.step.effort for item in early] + [_LAST_EFFORT], progress)
-    source, notes = _Source(model), stages.Notes()
+    source, notes = _Source(model, model.aliases), stages.Notes()
     if early:
-        state, notes = _run_early(model, early, recipe, data, checkpoints, stretches, threads)
-        late = with_names(late, state)
-        source = _Source(model, state, replaced=any(item.step.replaces_network for item in early))
+        source, notes = _run_early(model, early, recipe, data, student, checkpoints, stretches, threads)
+        assert source.state is not None  # noqa: S101 # it is what these steps leave; this tells mypy
+        late = with_names(late, source.state)
     elif data is not None:
         check_data(model, recipe, data)
     sizes = {info.name: info.nbytes for info in source.infos}
@@ -187,17 +192,20 @@ def _run_early(
     early: list[Planned],
     recipe: Recipe,
     data: Path | None,
+    student: Path | None,
     checkpoints: Path | None,
     stretches: Stretches,
     threads: int,
-) -> tuple[State, stages.Notes]:
+) -> tuple[_Source, stages.Notes]:
     """The steps that need the whole network, and those before them."""
+    from squeezer.methods.distillation.student import check_fits
     from squeezer.training.device import choose, torch_threads
     from squeezer.training.probe import open_data
     from squeezer.training.runner import Teacher
 
     original, device = stages.uploaded(model), choose(recipe.device)
-    folder = None if checkpoints is None else checkpoints / stages.key(original, recipe, data)
+    pupil, its_aliases = (None, {}) if student is None else _read_student(student)
+    folder = None if checkpoints is None else checkpoints / stages.key(original, recipe, data, student)
     order = {item.place: i for i, item in enumerate(early)}
 
     def tell(place: int, share: float, note: str) -> None:
@@ -206,13 +214,25 @@ def _run_early(
     dataset = None
     if data is not None:
         dataset = open_data(data, recipe.data, recipe.accept, Teacher(original, recipe.data.loss, device), device)
-    around = stages.Surroundings(dataset, device, folder, tell)
+    around = stages.Surroundings(dataset, device, folder, tell, pupil)
     try:
         with torch_threads(threads):
-            return stages.run(original, early, recipe, around)
+            if pupil is not None and dataset is not None:
+                check_fits(pupil, original, dataset, recipe.data.loss, device)
+            state, notes = stages.run(original, early, recipe, around)
     finally:
         if dataset is not None:
             dataset.close()
+    replacing = [item.step for item in early if item.step.replaces_network]
+    if not replacing:
+        return _Source(model, model.aliases, state), notes
+    return _Source(model, its_aliases if replacing[-1].needs_student else {}, state, replaced=True), notes
+
+
+def _read_student(path: Path) -> tuple[State, Mapping[str, str]]:
+    """The network that came as a student, all of it in memory, and the further names of its tensors."""
+    with closing(open_student(path)) as model:
+        return stages.uploaded(model), model.aliases
 
 
 def _survey(source: _Source, planned: list[Planned], seed: int, meter: Meter) -> list[Planned]:
@@ -260,9 +280,8 @@ def _write(
             rows.append(result.row)
             # Or the tensor would stay in memory while the next one is worked on.
             del result
-        if not source.replaced:
-            for alias, target in model.aliases.items():
-                writer.add_alias(alias, target)
+        for alias, target in source.aliases.items():
+            writer.add_alias(alias, target)
         for path in model.files:
             writer.add_file(path, model.read_file(path))
         if source.graph is not None and recipe.encoding.graph:

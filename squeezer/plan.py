@@ -43,7 +43,7 @@ class Plan:
     left_out: list[dict[str, str]]
 
 
-def plan(model: Model, recipe: Recipe, *, has_data: bool) -> Plan:
+def plan(model: Model, recipe: Recipe, *, has_data: bool, has_student: bool = False) -> Plan:
     """Decide which steps run, which tensors each takes, and that each can follow the ones before it.
 
     Raises:
@@ -51,6 +51,7 @@ def plan(model: Model, recipe: Recipe, *, has_data: bool) -> Plan:
         ModelError: where a step finds no tensor to work on.
     """
     recipe.check_data(has_data=has_data)
+    recipe.check_student(has_student=has_student)
     planned: list[Planned] = []
     left_out: list[dict[str, str]] = []
     for place, step in enumerate(recipe.steps):

@@ -95,6 +95,21 @@ class Recipe(_Document):
         if self.accept is not None:
             raise RecipeError("accept needs a data set to judge by: send one as `dataset`, or with --data")
 
+    def check_student(self, *, has_student: bool) -> None:
+        """Refuse a recipe that asks for a student where none came, and a student that no step asks for.
+
+        Raises:
+            RecipeError: naming the step.
+        """
+        needing = [step.method for step in self.steps if step.needs_student]
+        if needing and not has_student:
+            raise RecipeError(f"{needing[0]} needs the student to train: send it as `student`, or with --student")
+        if has_student and not needing:
+            raise RecipeError(
+                'no step uses the student that was sent: leave it out, or add {"method": "distill", "student": '
+                '"uploaded"}'
+            )
+
 
 def compresses(step: AnyStep) -> bool:
     """Whether a step leaves something else than dense tensors."""

@@ -58,6 +58,7 @@ class Surroundings:
     device: str
     checkpoints: Path | None  # for this model, recipe and data alone
     tell: Callable[[int, float, str], None]  # place of the step, share of it that is done, a word
+    student: State | None = None  # the network that came as a file of its own
 
 
 def network_steps(planned: list[Planned]) -> list[Planned]:
@@ -98,15 +99,16 @@ def run(original: State, planned: list[Planned], recipe: Recipe, around: Surroun
     return state, notes
 
 
-def key(original: State, recipe: Recipe, data: Path | None) -> str:
-    """A name for the checkpoints of this work, which no other model, recipe or data set shares."""
+def key(original: State, recipe: Recipe, data: Path | None, student: Path | None = None) -> str:
+    """A name for the checkpoints of this work, which no other model, recipe, data set or student shares."""
     state = hashlib.sha256(f"{_FORMAT} {recipe.model_dump_json()}".encode())
     state.update(to_bytes(original.graph))
     for name, tensor in original.tensors.items():
         state.update(f"|{name} {digest(tensor)}".encode())
-    if data is not None and data.is_file():
-        with data.open("rb") as file:
-            state.update(hashlib.file_digest(file, "sha256").digest())
+    for mark, path in ((b"", data), (b"|student ", student)):
+        if path is not None and path.is_file():
+            with path.open("rb") as file:
+                state.update(mark + hashlib.file_digest(file, "sha256").digest())
     return state.hexdigest()[:32]
 
 
@@ -128,6 +130,7 @@ def _bench(original: State, item: Planned, recipe: Recipe, around: Surroundings,
         tell=tell,
         coder=recipe.encoding.coder,
         level=recipe.encoding.level,
+        student=around.student,
         checkpoints=folder,
         events=notes.events,
         findings=notes.findings,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from squeezer.errors import RecipeError
+from squeezer.errors import Code, ModelError, RecipeError
 from squeezer.formats import open_model
 
 if TYPE_CHECKING:
@@ -37,6 +37,26 @@ def open_upload(path: Path, architecture: str | None) -> Model:
     except BaseException:
         model.close()
         raise
+
+
+def open_student(path: Path) -> Model:
+    """The network at `path` that came as a student, with its graph; the caller closes it.
+
+    Raises:
+        ModelError: it cannot be read, with the code that a model would get; UNSUPPORTED_FORMAT where it has no graph.
+    """
+    try:
+        model = open_model(path)
+    except ModelError as error:
+        raise ModelError(error.code, f"The student: {error.detail}") from error
+    if model.graph is None:
+        model.close()
+        raise ModelError(
+            Code.UNSUPPORTED_FORMAT,
+            f"The student must be a network, and this file ({model.format}) is none that can be trained. Send a .pt2, "
+            "which squeezer.export(module, example_inputs, 'student.pt2') writes.",
+        )
+    return model
 
 
 @dataclass(frozen=True)

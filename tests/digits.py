@@ -42,6 +42,17 @@ def write_program(path: Path) -> Path:
         return squeezer.export(network.eval(), images[:4], path)
 
 
+def write_student(path: Path, *, seed: int = 1) -> Path:
+    """A smaller network of another kind for the same images, untrained."""
+    import torch
+    from torch import nn
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = nn.Sequential(nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, 10))
+    return squeezer.export(network.eval(), torch.zeros(4, 64), path)
+
+
 def write_data(path: Path) -> Path:
     """The digits as `.npz`, by the name of the network's input."""
     np.savez(path, **digits())

@@ -8,7 +8,9 @@ import pytest
 
 from squeezer.errors import Code, RecipeError
 from squeezer.methods import METHODS
+from squeezer.methods.distillation.distill import UPLOADED
 from squeezer.recipe import Encoding, Recipe, parse_recipe, presets
+from squeezer.zoo import ARCHITECTURES
 
 PRUNE = {"method": "magnitude_prune", "sparsity": 0.9}
 SHARE = {"method": "kmeans_share", "bits": 5}
@@ -113,3 +115,21 @@ def test_the_page_lists_every_key() -> None:
         assert f"| `{name}` |" in page
     for value in get_args(Encoding.model_fields["coder"].annotation):
         assert f"`{value}`" in page
+
+
+def test_a_student_is_asked_for_by_name_alone() -> None:
+    uploaded = parse_recipe({"steps": [PRUNE, {"method": "distill", "student": "uploaded"}]})
+    uploaded.check_student(has_student=True)
+    with pytest.raises(RecipeError, match="distill needs the student"):
+        uploaded.check_student(has_student=False)
+    for student in (None, "lenet-300-100"):
+        other = parse_recipe({"steps": [{"method": "distill", "student": student}]})
+        other.check_student(has_student=False)
+        with pytest.raises(RecipeError, match="no step uses the student"):
+            other.check_student(has_student=True)
+    with pytest.raises(RecipeError, match="no step uses the student"):
+        parse_recipe("deep-compression").check_student(has_student=True)
+
+
+def test_the_reserved_word_is_no_network_of_the_zoo() -> None:
+    assert UPLOADED not in ARCHITECTURES

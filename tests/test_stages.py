@@ -20,7 +20,7 @@ from squeezer.model import InMemoryModel
 from squeezer.progress import Progress
 from squeezer.recipe import Recipe, parse_recipe
 from squeezer.report import Report
-from tests.digits import write_data
+from tests.digits import write_data, write_student
 from tests.training.building import mlp
 
 PRUNE = {"method": "magnitude_prune", "sparsity": 0.8}
@@ -232,6 +232,49 @@ def test_a_transition_that_makes_no_sense_in_a_student_is_refused(
     with pytest.raises(RecipeError, match=r"'fc3.weight': magnitude_prune cannot follow"):
         run(tmp_path, wrong, data)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_student(tmp_path_factory.mktemp("student") / "student.pt2")
+
+
+UPLOADED = {"method": "distill", "student": "uploaded", "epochs": 2, "batch_size": 256}
+
+
+def test_an_uploaded_student_goes_on_from_its_checkpoints(tmp_path: Path, data: Path, student: Path) -> None:
+    chosen = recipe(TUNE, UPLOADED, SHARE, TUNE)
+    undisturbed, cut, checkpoints = tmp_path / "undisturbed", tmp_path / "cut", tmp_path / "checkpoints"
+    undisturbed.mkdir()
+    cut.mkdir()
+    run(undisturbed, chosen, data, student=student)
+    for stage, share in (("distill", 0.4), ("finetune", 0.9)):  # within the student's training, and after it
+
+        def die(progress: Progress, stage: str = stage, share: float = share) -> None:
+            if progress.stage == stage and progress.progress > share:
+                raise CutOff
+
+        with pytest.raises(CutOff):
+            run(cut, chosen, data, student=student, checkpoints=checkpoints, progress=die)
+    seen: set[str] = set()
+    run(cut, chosen, data, student=student, checkpoints=checkpoints, progress=lambda found: seen.add(found.stage))
+    assert "distill" not in seen
+    assert (cut / "m.sqz").read_bytes() == (undisturbed / "m.sqz").read_bytes()
+
+
+def test_checkpoints_of_another_student_are_not_taken(tmp_path: Path, data: Path, student: Path) -> None:
+    other = write_student(tmp_path / "other.pt2", seed=2)
+    files = ((data, None), (data, student), (data, other), (None, student))
+    keys = [stages.key(stages.uploaded(model()), recipe(UPLOADED), *pair) for pair in files]
+    assert len({*keys, stages.key(stages.uploaded(model()), recipe(UPLOADED), student)}) == 5
+    copy = tmp_path / "copy.pt2"
+    copy.write_bytes(student.read_bytes())
+    assert stages.key(stages.uploaded(model()), recipe(UPLOADED), data, copy) == keys[1]
+    for path in (student, other):  # in one folder, and yet what each alone gives
+        run(tmp_path, recipe(UPLOADED), data, student=path, checkpoints=tmp_path / "checkpoints")
+        found = (tmp_path / "m.sqz").read_bytes()
+        run(tmp_path, recipe(UPLOADED), data, student=path)
+        assert (tmp_path / "m.sqz").read_bytes() == found
 
 
 def test_a_student_must_be_in_the_file() -> None:

@@ -153,6 +153,8 @@ class Supervisor:
         self._fetch(claim.model_key, folder / "input" / "model")
         if claim.dataset_key is not None:
             self._fetch(claim.dataset_key, folder / "input" / "dataset")
+        if claim.student_key is not None:
+            self._fetch(claim.student_key, folder / "input" / "student")
         (folder / "input" / "recipe.json").write_text(json.dumps(claim.recipe))
         taken = checkpoints.take(self._checkpoints, claim.job_id, claim.token)
         (folder / "checkpoints").symlink_to(taken, target_is_directory=True)

@@ -45,6 +45,12 @@ _FORM = {
                         "description": "what the model is retrained and measured with: `.npz`, safetensors, "
                         "or a zip of class folders with images",
                     },
+                    "student": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": 'the network, a `.pt2`, that `{"method": "distill", "student": "uploaded"}` '
+                        "trains in the model's place",
+                    },
                 },
             },
             "encoding": {"spec": {"contentType": "application/json, text/plain"}},
@@ -70,6 +76,7 @@ _LOCATION = {"Location": {"description": "where the job is found", "schema": {"t
             errors.INVALID_RECIPE,
             errors.MODEL_MISSING,
             errors.DATASET_MISSING,
+            errors.STUDENT_MISSING,
             errors.EMPTY_FILE,
             errors.UNEXPECTED_PART,
             errors.QUEUE_UNAVAILABLE,
@@ -90,6 +97,7 @@ async def create_job(
         max_bytes={
             "model": context.settings.max_upload_bytes,
             "dataset": context.settings.max_dataset_bytes,
+            "student": context.settings.max_upload_bytes,
         },
         check=partial(service.queue_for, settings=context.settings),
     )

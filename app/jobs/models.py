@@ -34,6 +34,11 @@ class Job(Base):
     dataset_key: Mapped[str | None] = mapped_column(String(64))
     dataset_bytes: Mapped[int | None] = mapped_column(BigInteger)
     dataset_sha256: Mapped[str | None] = mapped_column(String(64))
+    # What is trained in its place, likewise.
+    student_file_name: Mapped[str | None] = mapped_column(Text)
+    student_key: Mapped[str | None] = mapped_column(String(64))
+    student_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    student_sha256: Mapped[str | None] = mapped_column(String(64))
     # Who works on it. The token grows with every claim, and a write with an older one changes nothing.
     fencing_token: Mapped[int] = mapped_column(Integer, default=0)
     lease_owner: Mapped[str | None] = mapped_column(Text)

@@ -42,6 +42,7 @@ class Claim:
     recipe: dict[str, Any]
     model_key: str
     dataset_key: str | None
+    student_key: str | None
     max_seconds: int
 
 
@@ -112,7 +113,7 @@ def cancel(session: Session, job: Job) -> bool:
 
 def remove(session: Session, job: Job) -> list[str]:
     """Delete a locked job that nobody works on; the storage keys that must go once this is committed."""
-    keys = [job.model_key, job.dataset_key, *(artifact.key for artifact in job.artifacts)]
+    keys = [job.model_key, job.dataset_key, job.student_key, *(artifact.key for artifact in job.artifacts)]
     session.execute(delete(Job).where(Job.id == job.id))
     return [key for key in keys if key is not None]
 
@@ -141,7 +142,8 @@ def claim(session: Session, queue: str, owner: str, lease_seconds: float) -> Cla
     _reset_progress(job)
     session.flush()
     max_seconds = int(job.recipe["max_seconds"])
-    return Claim(job.id, job.fencing_token, job.recipe, job.model_key, job.dataset_key, max_seconds)
+    files = job.model_key, job.dataset_key, job.student_key
+    return Claim(job.id, job.fencing_token, job.recipe, *files, max_seconds)
 
 
 def heartbeat(session: Session, job_id: UUID, token: int, lease_seconds: float) -> Beat:
@@ -252,9 +254,9 @@ def waiting_queues(session: Session) -> set[str]:
 
 def keys_in_use(session: Session) -> set[str]:
     """The storage keys of all files that a job names."""
-    datasets = select(Job.dataset_key).where(Job.dataset_key.is_not(None))
-    keys = [*session.scalars(select(Job.model_key)), *session.scalars(datasets), *session.scalars(select(Artifact.key))]
-    return {key for key in keys if key is not None}
+    columns = (Job.model_key, Job.dataset_key, Job.student_key, Artifact.key)
+    found = (key for column in columns for key in session.scalars(select(column).where(column.is_not(None))))
+    return {key for key in found if key is not None}
 
 
 def states(session: Session, job_ids: Collection[UUID]) -> dict[UUID, State]:

@@ -26,8 +26,8 @@ class ArtifactOut(BaseModel):
     href: str
 
 
-class DatasetOut(BaseModel):
-    """What a model is retrained and measured with."""
+class FileOut(BaseModel):
+    """A file that came with the model."""
 
     file_name: str
     bytes: int
@@ -67,7 +67,8 @@ class JobDetail(JobSummary):
     """A job with all there is to know about it."""
 
     input_sha256: str
-    dataset: DatasetOut | None = Field(description="the data set that came with the model")
+    dataset: FileOut | None = Field(description="the data set that came with the model")
+    student: FileOut | None = Field(description="the network that is trained in the model's place")
     recipe: dict[str, Any] = Field(description="the recipe with its preset expanded")
     layers: list[dict[str, Any]] | None = Field(description="one row for each tensor")
     ledger: dict[str, int] | None = Field(description="bytes of the artifact by purpose")
@@ -78,7 +79,8 @@ class JobDetail(JobSummary):
         return cls(
             **_summary(job),
             input_sha256=job.model_sha256,
-            dataset=_dataset(job),
+            dataset=_file(job.dataset_file_name, job.dataset_bytes, job.dataset_sha256),
+            student=_file(job.student_file_name, job.student_bytes, job.student_sha256),
             recipe=job.recipe,
             layers=job.layers,
             ledger=job.ledger,
@@ -129,10 +131,10 @@ def _summary(job: Job) -> dict[str, Any]:
     }
 
 
-def _dataset(job: Job) -> DatasetOut | None:
-    if job.dataset_file_name is None or job.dataset_bytes is None or job.dataset_sha256 is None:
+def _file(file_name: str | None, size: int | None, sha256: str | None) -> FileOut | None:
+    if file_name is None or size is None or sha256 is None:
         return None
-    return DatasetOut(file_name=job.dataset_file_name, bytes=job.dataset_bytes, sha256=job.dataset_sha256)
+    return FileOut(file_name=file_name, bytes=size, sha256=sha256)
 
 
 def _links(job: Job) -> dict[str, str]:

@@ -62,20 +62,21 @@ def create(context: Context, upload: Upload) -> tuple[JobDetail, str]:
 
 def _columns(upload: Upload) -> dict[str, Any]:
     """What the table says about the files of an upload."""
-    model, dataset = upload.model, upload.dataset
+    model = upload.model
     columns: dict[str, Any] = {
         "file_name": model.file_name,
         "model_key": model.key,
         "model_bytes": model.bytes,
         "model_sha256": model.sha256,
     }
-    if dataset is not None:
-        columns |= {
-            "dataset_file_name": dataset.file_name,
-            "dataset_key": dataset.key,
-            "dataset_bytes": dataset.bytes,
-            "dataset_sha256": dataset.sha256,
-        }
+    for name, file in (("dataset", upload.dataset), ("student", upload.student)):
+        if file is not None:
+            columns |= {
+                f"{name}_file_name": file.file_name,
+                f"{name}_key": file.key,
+                f"{name}_bytes": file.bytes,
+                f"{name}_sha256": file.sha256,
+            }
     return columns
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from app.storage import Writer
 
 #: The parts that are files, and how a sentence calls them.
-FILES = {"model": "the model", "dataset": "the data set"}
+FILES = {"model": "the model", "dataset": "the data set", "student": "the student"}
 MAX_SPEC_BYTES = 1_000_000
 #: Bytes of a file that are collected before a thread hashes and writes them.
 _BLOCK_BYTES = 1 << 20

@@ -33,11 +33,12 @@ class Upload:
     recipe: Recipe
     model: StoredFile
     dataset: StoredFile | None
+    student: StoredFile | None
 
     @property
     def files(self) -> list[StoredFile]:
         """All files that lie in storage for it."""
-        return [file for file in (self.model, self.dataset) if file]
+        return [file for file in (self.model, self.dataset, self.student) if file]
 
 
 async def receive(
@@ -74,7 +75,7 @@ async def receive(
         recipe, files = intake.finish()
         await run_in_threadpool(_commit, files.values(), storage)
     stored = {name: file.stored() for name, file in files.items()}
-    return Upload(recipe, stored["model"], stored.get("dataset"))
+    return Upload(recipe, stored["model"], stored.get("dataset"), stored.get("student"))
 
 
 def _commit(files: Iterable[FilePart], storage: Storage) -> None:
@@ -146,6 +147,12 @@ class _Intake:
             recipe.check_data(has_data="dataset" in self._files)
         except RecipeError as error:
             raise Problem(errors.DATASET_MISSING, error.detail) from None
+        has_student = "student" in self._files
+        try:
+            recipe.check_student(has_student=has_student)
+        except RecipeError as error:
+            kind = errors.UNEXPECTED_PART if has_student else errors.STUDENT_MISSING
+            raise Problem(kind, error.detail) from None
         return recipe, self._files
 
     async def _begin(self, part: PartBegin) -> SpecPart | FilePart:
@@ -161,5 +168,5 @@ class _Intake:
         reason = "came twice" if part.name in {"spec", *FILES} else "is unknown"
         raise Problem(
             errors.UNEXPECTED_PART,
-            f"the part {part.name[:100]!r} {reason}; send one spec, one model and at most one dataset",
+            f"the part {part.name[:100]!r} {reason}; send one spec, one model and at most one dataset and one student",
         )

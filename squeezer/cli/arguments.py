@@ -45,6 +45,16 @@ DataOption = Annotated[
     ),
 ]
 
+StudentOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--student",
+        metavar="FILE",
+        help='A network (.pt2) that `distill` with `"student": "uploaded"` trains in MODEL\'s place.',
+        show_default=False,
+    ),
+]
+
 ArchitectureOption = Annotated[
     str | None,
     typer.Option(
@@ -134,25 +144,35 @@ def check_model(path: Path) -> None:
 
 def check_data(path: Path | None) -> None:
     """See that a data set, where one was named, is a file that can be read."""
+    zipping = f"cd {path} && zip -0 -r ../data.zip ."
+    _check_file(path, "name a data set with --data", f"zip it (`{zipping}`) and give that to --data")
+
+
+def check_student(path: Path | None) -> None:
+    """See that a student, where one was named, is a file that can be read."""
+    _check_file(path, "name a network (.pt2) with --student", "give a network (.pt2) to --student")
+
+
+def _check_file(path: Path | None, where_missing: str, where_folder: str) -> None:
     if path is None:
         return
     if not path.exists():
-        raise CommandError(Code.FILE_NOT_FOUND, f"{path}: there is no such file; name a data set with --data")
+        raise CommandError(Code.FILE_NOT_FOUND, f"{path}: there is no such file; {where_missing}")
     if path.is_dir():
-        zipping = f"cd {path} && zip -0 -r ../data.zip ."
-        raise CommandError("file_error", f"{path} is a folder; zip it (`{zipping}`) and give that to --data")
+        raise CommandError("file_error", f"{path} is a folder; {where_folder}")
     if not os.access(path, os.R_OK):
         raise CommandError("file_error", f"{path} may not be read")
 
 
-def output_paths(model: Path, output: Path | None, formats: Collection[str]) -> dict[str, Path]:
-    """Where each of the recipe's outputs goes; the others stand beside the .sqz file."""
+def output_paths(model: Path, output: Path | None, formats: Collection[str], *others: Path | None) -> dict[str, Path]:
+    """Where each of the recipe's outputs goes, beside the .sqz file; in the place of `model` and `others` none may."""
     sqz = model.with_suffix(".sqz") if output is None else output
     paths = {"sqz": sqz} | {name: sqz.with_suffix(f".{name}") for name in formats if name != "sqz"}
     if len(set(paths.values())) < len(paths):
         raise CommandError("file_error", f"{sqz} cannot be two files; let -o end in .sqz")
     for path in paths.values():
-        check_writable(path, model)
+        for source in (model, *filter(None, others)):
+            check_writable(path, source)
     return paths
 
 

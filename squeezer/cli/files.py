@@ -17,9 +17,11 @@ from squeezer.cli.arguments import (
     ModelArgument,
     RecipeOption,
     SqzOption,
+    StudentOption,
     check_data,
     check_exists,
     check_model,
+    check_student,
     check_writable,
     output_paths,
     recipe_document,
@@ -43,6 +45,7 @@ def compress(
     output: SqzOption = None,
     recipe: RecipeOption = "safe",
     data: DataOption = None,
+    student: StudentOption = None,
     checkpoints: Annotated[
         Path | None,
         typer.Option(
@@ -64,13 +67,15 @@ def compress(
     parsed = parse_recipe(recipe_document(recipe, architecture))
     check_model(model)
     check_data(data)
+    check_student(student)
     parsed.check_data(has_data=data is not None)
-    outputs = output_paths(model, output, parsed.outputs)
+    parsed.check_student(has_student=student is not None)
+    outputs = output_paths(model, output, parsed.outputs, data, student)
     if checkpoints is not None:
         check_writable(checkpoints, model, folder=True)
         checkpoints.mkdir(exist_ok=True)
 
-    report, refusal = _compress(model, parsed, outputs, data, checkpoints, threads)
+    report, refusal = _compress(model, parsed, outputs, data, student, checkpoints, threads)
     document = report.to_json()
     if as_json:
         print_json(document if refusal is None else document | {"error": refusal})
@@ -86,6 +91,7 @@ def _compress(
     recipe: Recipe,
     outputs: dict[str, Path],
     data: Path | None,
+    student: Path | None,
     checkpoints: Path | None,
     threads: int | None,
 ) -> tuple[Report, dict[str, str] | None]:
@@ -100,6 +106,7 @@ def _compress(
                 recipe,
                 outputs["sqz"],
                 data=data,
+                student=student,
                 checkpoints=checkpoints,
                 progress=_follow(update),
                 threads=threads,

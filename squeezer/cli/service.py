@@ -17,8 +17,10 @@ from squeezer.cli.arguments import (
     ModelArgument,
     RecipeOption,
     SqzOption,
+    StudentOption,
     check_data,
     check_model,
+    check_student,
     output_paths,
     recipe_document,
 )
@@ -41,6 +43,7 @@ def submit(
     output: SqzOption = None,
     recipe: RecipeOption = "safe",
     data: DataOption = None,
+    student: StudentOption = None,
     architecture: ArchitectureOption = None,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait for the job and download; or print its id at once.")
@@ -53,12 +56,14 @@ def submit(
     document = recipe_document(recipe, architecture, at_service=True)
     _check_upload(model)
     check_data(data)
-    _check_need(document, data)
+    check_student(student)
+    _check_need(document, data, student)
     wanted = document.get("outputs", ["sqz"])
-    outputs = output_paths(model, output, wanted if isinstance(wanted, list) else ["sqz"]) if wait else {}
+    formats = wanted if isinstance(wanted, list) else ["sqz"]
+    outputs = output_paths(model, output, formats, data, student) if wait else {}
     with _service(url) as client:
         with console.progress(model.name) as update:
-            job = client.submit(model, document, _transfer(update, "upload"), dataset=data)
+            job = client.submit(model, document, _transfer(update, "upload"), dataset=data, student=student)
         if wait:
             job = _follow(client, job["id"], model.name)
             _fetch(client, job, outputs)
@@ -76,8 +81,8 @@ def submit(
         raise typer.Exit(1)
 
 
-def _check_need(document: Mapping[str, Any], data: Path | None) -> None:
-    """Refuse a recipe that needs a data set where there is none: the service only could after the upload."""
+def _check_need(document: Mapping[str, Any], data: Path | None, student: Path | None) -> None:
+    """Refuse a recipe that needs a file where there is none: the service only could after the upload."""
     from squeezer.recipe import parse_recipe
 
     try:
@@ -85,6 +90,7 @@ def _check_need(document: Mapping[str, Any], data: Path | None) -> None:
     except RecipeError:  # the service may know methods that we do not, and says what is wrong where it does not
         return
     recipe.check_data(has_data=data is not None)
+    recipe.check_student(has_student=student is not None)
 
 
 def _check_upload(model: Path) -> None:

@@ -101,6 +101,11 @@ class Step(BaseModel):
         return False
 
     @property
+    def needs_student(self) -> bool:
+        """Whether it trains a network that came as a file of its own, the student."""
+        return False
+
+    @property
     def effort(self) -> float:
         """About how long the step takes, in passes over the training data, to tell how far a job is."""
         return 0.02

@@ -42,6 +42,7 @@ class Workbench:
     tell: Tell
     coder: str = "auto"  # the recipe's `encoding`: how the result will be coded
     level: str = "balanced"
+    student: State | None = None  # the network that came as a file of its own, where a step asks for it
     checkpoints: Path | None = None  # a folder for this step alone; it may hold what an earlier attempt left
     events: list[dict[str, Any]] = field(default_factory=list)  # for the report, such as a loss that blew up
     findings: dict[str, Any] = field(default_factory=dict)  # what steps found out, for the report (a table, a curve)

@@ -170,6 +170,6 @@ def test_a_disk_that_is_full_for_the_second_file_keeps_neither(settings: Setting
 def test_the_description_of_the_interface_has_the_part(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     body = document["paths"]["/jobs"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert set(body["properties"]) == {"spec", "model", "dataset"}
+    assert set(body["properties"]) == {"spec", "model", "dataset", "student"}
     assert body["required"] == ["spec", "model"]
     assert "dataset_missing" in json.dumps(document["paths"]["/jobs"]["post"]["responses"]["422"])

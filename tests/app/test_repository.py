@@ -341,9 +341,10 @@ def test_pages_are_complete_and_newest_first(sessions: Sessions, add_job: AddJob
 
 
 def test_removing_a_job_removes_what_hangs_on_it(sessions: Sessions, add_job: AddJob) -> None:
-    job_id, other = add_job(model_key="1" * 32, dataset_key="3" * 32), add_job(model_key="2" * 32)
+    job_id = add_job(model_key="1" * 32, dataset_key="3" * 32, student_key="4" * 32)
+    other = add_job(model_key="2" * 32)
     claimed = claim(sessions)
-    assert (claimed.job_id, claimed.dataset_key) == (job_id, "3" * 32)
+    assert (claimed.job_id, claimed.dataset_key, claimed.student_key) == (job_id, "3" * 32, "4" * 32)
     with sessions.begin() as session:
         assert succeed(session, claimed)
     with sessions.begin() as session:
@@ -351,8 +352,8 @@ def test_removing_a_job_removes_what_hangs_on_it(sessions: Sessions, add_job: Ad
         assert job is not None
         made = job.artifacts[0].key
         keys = repository.keys_in_use(session)
-        assert keys == {"1" * 32, "2" * 32, "3" * 32, made}
-        assert set(repository.remove(session, job)) == {"1" * 32, "3" * 32, made}
+        assert keys == {"1" * 32, "2" * 32, "3" * 32, "4" * 32, made}
+        assert set(repository.remove(session, job)) == {"1" * 32, "3" * 32, "4" * 32, made}
     with sessions.begin() as session:
         for table in (Artifact, JobStep):
             assert session.scalar(select(func.count()).select_from(table)) == 0

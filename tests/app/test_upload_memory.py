@@ -23,6 +23,7 @@ MB = 1 << 20
 GROWTH_BYTES = 64 * MB
 #: Of each file: several times what the process may grow by; ten times as much makes no difference.
 UPLOAD_MB = 256
+DISTILL = {"steps": [{"method": "distill", "student": "uploaded"}]}
 
 
 def peak_bytes(pid: int) -> int:
@@ -31,8 +32,8 @@ def peak_bytes(pid: int) -> int:
 
 
 def upload(block: bytes) -> Iterator[bytes]:
-    yield b'--b\r\nContent-Disposition: form-data; name="spec"\r\n\r\n' + json.dumps({"preset": "safe"}).encode()
-    for name in ("model", "dataset"):
+    yield b'--b\r\nContent-Disposition: form-data; name="spec"\r\n\r\n' + json.dumps(DISTILL).encode()
+    for name in ("model", "dataset", "student"):
         yield f'\r\n--b\r\nContent-Disposition: form-data; name="{name}"; filename="big"\r\n\r\n'.encode()
         for _ in range(UPLOAD_MB):
             yield block
@@ -59,8 +60,8 @@ def test_a_large_upload_does_not_pass_through_memory(settings: Settings) -> None
             process.terminate()
             process.communicate(timeout=20)
     job = response.json()
-    assert job["input_bytes"] == job["dataset"]["bytes"] == UPLOAD_MB * MB
+    assert job["input_bytes"] == job["dataset"]["bytes"] == job["student"]["bytes"] == UPLOAD_MB * MB
     expected = hashlib.sha256()
     for _ in range(UPLOAD_MB):
         expected.update(block)
-    assert job["input_sha256"] == job["dataset"]["sha256"] == expected.hexdigest()
+    assert job["input_sha256"] == job["dataset"]["sha256"] == job["student"]["sha256"] == expected.hexdigest()

@@ -12,7 +12,7 @@ import pytest
 
 import squeezer as library
 from tests.cli.conftest import Start, squeezer
-from tests.digits import write_data, write_program
+from tests.digits import write_data, write_program, write_student
 
 RETRAIN = [
     {"method": "magnitude_prune", "sparsity": 0.8},
@@ -20,6 +20,7 @@ RETRAIN = [
     {"method": "kmeans_share", "bits": 5},
 ]
 RUIN = [{"method": "magnitude_prune", "sparsity": 0.98}]
+DISTILL = [{"method": "distill", "student": "uploaded", "epochs": 15, "lr": 0.01}]
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +28,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A network and its data set."""
     folder = tmp_path_factory.mktemp("digits")
     return write_program(folder / "digits.pt2"), write_data(folder / "digits.npz")
+
+
+@pytest.fixture(scope="session")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network."""
+    return write_student(tmp_path_factory.mktemp("student") / "student.pt2")
 
 
 def write_recipe(folder: Path, steps: list[dict[str, object]], **others: object) -> Path:
@@ -56,6 +63,30 @@ def test_compress_retrains_measures_and_writes_every_output(files: tuple[Path, P
     worse = library.compress(model, without, tmp_path / "b.sqz", data=data, threads=1).evaluation
     assert worse
     assert worse["result"]["value"] < report["evaluation"]["result"]["value"] - 0.05
+
+
+def test_compress_trains_the_student_in_the_models_place(
+    files: tuple[Path, Path], student: Path, tmp_path: Path
+) -> None:
+    recipe, out = write_recipe(tmp_path, DISTILL), tmp_path / "out.sqz"
+    done = squeezer("compress", files[0], "-d", files[1], "--student", student, "-r", recipe, "-o", out, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["evaluation"]["result"]["value"] > 0.8
+    assert library.load(out)["0.weight"].shape == (24, 64)
+    assert "distill" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["compress", "submit"])
+def test_no_output_takes_the_place_of_the_student(command: str, files: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, DISTILL, outputs=["sqz", "pt2"])
+    student = write_student(tmp_path / "student.pt2")
+    before = student.read_bytes()
+    options = ["-d", files[1], "--student", student, "-r", recipe, "-o", tmp_path / "student.sqz"]
+    nowhere = ["--url", "http://127.0.0.1:1"] if command == "submit" else []
+    done = squeezer(command, files[0], *options, *nowhere)
+    assert done.returncode == 1
+    assert f"{student} is what is being read" in done.stderr
+    assert student.read_bytes() == before
 
 
 def test_a_result_that_is_not_accepted_is_kept_and_the_status_is_1(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -101,6 +132,10 @@ BAD_CALLS = {
     "a folder": (["--data", "."], "file_error", "zip it"),
     "needed": (["-r", "recipe.json"], "invalid_recipe", "finetune needs a data set"),
     "to judge by": (["-r", "accept.json"], "invalid_recipe", "accept needs a data set"),
+    "no such student": (["--student", "nope.pt2"], "file_not_found", "name a network (.pt2) with --student"),
+    "a folder as student": (["--student", "."], "file_error", "--student"),
+    "student needed": (["-r", "student.json", "-d", "data"], "invalid_recipe", "distill needs the student"),
+    "student unused": (["--student", "data"], "invalid_recipe", "no step uses the student"),
     "no zoo": (["--architecture", "resnet19"], "invalid_recipe", "architecture"),
 }
 
@@ -114,6 +149,8 @@ def test_files_and_recipe_are_checked_before_any_work(
         pytest.skip("the service judges it")
     write_recipe(tmp_path, RETRAIN)
     (tmp_path / "accept.json").write_text('{"preset": "safe", "accept": {"max_drop": 0.1}}')
+    (tmp_path / "student.json").write_text(json.dumps({"steps": DISTILL}))
+    (tmp_path / "data").write_bytes(b"x")
     before = {path.name for path in tmp_path.iterdir()}
     options, code, words = BAD_CALLS[case]
     nowhere = ["--url", "http://127.0.0.1:1"] if command == "submit" else []
@@ -143,6 +180,17 @@ def test_submit_retrains_and_shows_the_evaluation(service: str, files: tuple[Pat
     assert done.returncode == 0, done.stderr
     assert "accuracy on" in done.stdout.splitlines()[0]
     assert {path.name for path in tmp_path.iterdir()} == {"recipe.json", "out.sqz", "out.pt2"}
+
+
+def test_submit_sends_the_student_along(service: str, files: tuple[Path, Path], student: Path, tmp_path: Path) -> None:
+    recipe, out = write_recipe(tmp_path, DISTILL), tmp_path / "out.sqz"
+    options = ["-d", files[1], "--student", student, "-r", recipe, "--url", service, "-o", out, "--json"]
+    done = squeezer("submit", files[0], *options)
+    assert done.returncode == 0, done.stderr
+    job = json.loads(done.stdout)
+    assert (job["student"]["file_name"], job["student"]["bytes"]) == ("student.pt2", student.stat().st_size)
+    assert job["metrics"]["evaluation"]["result"]["value"] > 0.8
+    assert library.load(out)["0.weight"].shape == (24, 64)
 
 
 def test_submit_downloads_what_is_not_accepted(service: str, files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -69,11 +69,11 @@ class Client:
     def __init__(self, url: str) -> None:
         self.http = httpx.Client(base_url=url, timeout=60)
 
-    def submit(self, model: Path, spec: object, dataset: Path | None = None) -> str:
+    def submit(self, model: Path, spec: object, dataset: Path | None = None, student: Path | None = None) -> str:
         """Post a job; returns its path."""
-        paths = {"model": model} | ({} if dataset is None else {"dataset": dataset})
+        paths = {"model": model, "dataset": dataset, "student": student}
         with contextlib.ExitStack() as stack:
-            files = {part: stack.enter_context(path.open("rb")) for part, path in paths.items()}
+            files = {part: stack.enter_context(path.open("rb")) for part, path in paths.items() if path is not None}
             response = self.post(spec, files)
         assert response.status_code == 202, response.text
         assert response.json()["state"] in {"queued", "running"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import squeezer
-from tests.digits import write_data, write_program
+from tests.digits import write_data, write_program, write_student
 from tests.e2e.deployment import Client, Deployment, eventually
 
 if TYPE_CHECKING:
@@ -59,6 +60,29 @@ def test_a_network_is_retrained_and_measured(client: Client, program: Path, digi
     assert [step["method"] for step in job["metrics"]["steps"]] == ["magnitude_prune", "finetune", "kmeans_share"]
     (tmp_path / "out.sqz").write_bytes(artifact(client, job))
     assert np.mean(squeezer.load(tmp_path / "out.sqz")["fc1.weight"] == 0) > 0.75
+
+
+def test_a_student_takes_the_networks_place(client: Client, program: Path, digits: Path, tmp_path: Path) -> None:
+    student = write_student(tmp_path / "student.pt2")
+    step = {"method": "distill", "student": "uploaded", "epochs": 15, "lr": 0.01}
+    job = client.finished(client.submit(program, {"steps": [step]}, digits, student))
+    assert (job["state"], job["error"], job["attempts"]) == ("succeeded", None, 1)
+    assert (job["student"]["file_name"], job["student"]["bytes"]) == ("student.pt2", student.stat().st_size)
+    assert job["metrics"]["evaluation"]["agreement"]["value"] > 0.8
+    (tmp_path / "out.sqz").write_bytes(artifact(client, job))
+    assert squeezer.load(tmp_path / "out.sqz")["0.weight"].shape == (24, 64)
+
+
+def test_a_student_that_is_no_network_ends_the_job_with_its_code(
+    client: Client, program: Path, digits: Path, tmp_path: Path
+) -> None:
+    hostile = tmp_path / "student.pkl"
+    hostile.write_bytes(pickle.dumps({"weight": [1.0]}))
+    step = {"method": "distill", "student": "uploaded"}
+    job = client.finished(client.submit(program, {"steps": [step]}, digits, hostile))
+    assert (job["state"], job["error"]["code"], job["attempts"]) == ("failed", "unsafe_pickle", 1)
+    assert job["error"]["detail"].startswith("The student: ")
+    assert job["artifacts"] == []
 
 
 @pytest.fixture(scope="module")

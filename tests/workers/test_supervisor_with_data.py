@@ -41,11 +41,15 @@ compress(report=REPORT | {{'headline': before}})
 """
 
 
-def test_the_child_finds_its_data_set(supervisor: Supervisor, submit: Submit, job: GetJob) -> None:
-    seen = "(FOLDER / 'input' / 'dataset').read_text()"
-    job_id = submit(f"compress(report=REPORT | {{'headline': {seen}}}) if MODE == 'compress' else None", dataset=b"d")
+@pytest.mark.parametrize("part", ["dataset", "student"])
+def test_the_child_finds_its_data_set_and_its_student(
+    part: str, supervisor: Supervisor, submit: Submit, job: GetJob
+) -> None:
+    seen = f"(FOLDER / 'input' / '{part}').read_text()"
+    script = f"compress(report=REPORT | {{'headline': {seen}}}) if MODE == 'compress' else None"
+    job_id = submit(script, dataset=b"dataset", student=b"student")
     supervisor.work("cpu")
-    assert (job(job_id).metrics or {})["headline"] == "d"
+    assert (job(job_id).metrics or {})["headline"] == part
 
 
 def test_without_one_there_is_none(supervisor: Supervisor, submit: Submit, job: GetJob) -> None:
@@ -55,11 +59,11 @@ def test_without_one_there_is_none(supervisor: Supervisor, submit: Submit, job: 
     assert job(job_id).state == "succeeded"
 
 
-@pytest.mark.parametrize("gone", ["model", "dataset"])
+@pytest.mark.parametrize("gone", ["model", "dataset", "student"])
 def test_an_upload_gone_from_storage_fails_the_job(
     gone: str, supervisor: Supervisor, submit: Submit, job: GetJob, storage: LocalStorage
 ) -> None:
-    job_id = submit(GOOD, dataset=b"d")
+    job_id = submit(GOOD, dataset=b"d", student=b"s")
     storage.delete(getattr(job(job_id), f"{gone}_key"))
     supervisor.work("cpu")
     failed = job(job_id)

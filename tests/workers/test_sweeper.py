@@ -116,9 +116,10 @@ def put(storage: LocalStorage, age_seconds: float) -> str:
 def test_only_old_files_that_no_job_names_are_deleted(
     sweeper: Sweeper, submit: Submit, job: Callable[[UUID], Job], storage: LocalStorage, settings: Settings
 ) -> None:
-    queued = job(submit("", dataset=b"d"))
+    queued = job(submit("", dataset=b"d", student=b"s"))
     assert queued.dataset_key
-    used = {queued.model_key, queued.dataset_key}
+    assert queued.student_key
+    used = {queued.model_key, queued.dataset_key, queued.student_key}
     for key in used:
         os.utime(storage.path(key), (0, 0))
     old, young = put(storage, settings.orphan_seconds + 60), put(storage, 60)

@@ -15,12 +15,18 @@ if TYPE_CHECKING:
     from squeezer.training.workbench import State, Workbench
 
 
+#: Of `student`: the file that came as the student.
+UPLOADED = "uploaded"
+
+
 class Distill(TrainingStep):
     """Train the network as it is by now, or a smaller one, on the original's softened outputs (Hinton et al. 2015)."""
 
     method: Literal["distill"] = "distill"
     student: str | None = Field(
-        None, description="an architecture of the zoo that takes the network's place, untrained; by default the network"
+        None,
+        description="what takes the network's place: an architecture of the zoo, untrained; or `uploaded`, the file "
+        "that came as the student, with its weights; by default the network itself",
     )
 
     accepts: ClassVar[frozenset[str]] = frozenset({"dense", "masked", "shared", "uniform", "trellis"})
@@ -36,12 +42,26 @@ class Distill(TrainingStep):
         """Where there is a student."""
         return self.student is not None
 
+    @property
+    def needs_student(self) -> bool:
+        """Where it is the one that came as a file."""
+        return self.student == UPLOADED
+
     def run(self, state: State, names: Set[str], bench: Workbench) -> State:
         """The student."""
         del names
         from squeezer.training.loop import train
 
-        return train(state if self.student is None else _untrained(self.student, bench), bench, self)
+        return train(self._start(state, bench), bench, self)
+
+    def _start(self, state: State, bench: Workbench) -> State:
+        """What the training begins with."""
+        if self.student is None:
+            return state
+        if self.student != UPLOADED:
+            return _untrained(self.student, bench)
+        assert bench.student is not None  # noqa: S101 # the plan has seen to it; this tells mypy
+        return bench.student
 
 
 def _untrained(student: str, bench: Workbench) -> State:
