@@ -61,6 +61,7 @@ def main() -> int:
     arguments.add_argument("--seeds", type=int, default=3, metavar="N", help="train each LeNet with so many seeds")
     known = [*lenet.SUBJECTS, *RESNETS]
     arguments.add_argument("--networks", nargs="+", choices=known, default=known, metavar="NAME", help="which")
+    arguments.add_argument("--cache", type=Path, metavar="DIR", help="keep the ResNets' files, and make none twice")
     given = arguments.parse_args()
     if given.seeds < 1:
         arguments.error("--seeds must be 1 or more")
@@ -73,10 +74,12 @@ def measured(given: argparse.Namespace) -> Outcome:
     # Fresh processes: one that has run threads cannot be forked safely.
     context = multiprocessing.get_context("spawn")
     with (
-        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory() as temporary,
         ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool,
     ):
-        work = Work(data_folder(given.data), Path(folder), Nncodec.found(given.nncodec))
+        folder = given.cache or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        work = Work(data_folder(given.data), folder, Nncodec.found(given.nncodec))
         if set(given.networks) & RESNETS.keys():
             resnet_rows.prepare(work.data, work.folder)
         tasks = {name: _submit(pool, name, given.seeds, work) for name in given.networks}

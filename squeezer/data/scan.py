@@ -89,7 +89,7 @@ def check_sizes(sizes: dict[Split, int]) -> None:
             told = ", ".join(f"{other} {count}" for other, count in sizes.items())
             raise DataError(
                 Code.TOO_FEW_ROWS,
-                f"Too few rows of the data set are in the split {split!r}: of {sum(sizes.values())} rows the splits "
+                f"Too few rows of the data set are in the split {split}: of {sum(sizes.values())} rows the splits "
                 f"get {told}, and each needs {_LEAST} or more. Send more rows, or change data.validation or data.test.",
             )
 

@@ -145,4 +145,5 @@ def test_splits_of_a_row(tmp_path: Path) -> None:
     arrays, _ = own({"train": slice(0, 3000), "test": slice(3000, 3001)})
     error = problem(save(tmp_path / "data", arrays))
     assert error.code is Code.TOO_FEW_ROWS
+    assert "in the split test: of" in error.detail
     assert "test 1" in error.detail

@@ -191,6 +191,6 @@ def _nearest(
 def _too_fine(name: str, largest: float, least: float) -> ModelError:
     return ModelError(
         Code.INVALID_RECIPE,
-        f"uniform_quantize: the step is too small for tensor {name!r}, whose weights reach {largest:.3g}: "
+        f"the step is too small for tensor {name!r}, whose weights reach {largest:.3g}: "
         f"codes would exceed 32 bits; make the step {least:.3g} or more, or set bits instead",
     )
