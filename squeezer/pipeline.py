@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import prod
@@ -30,7 +29,6 @@ from squeezer.plan import data_without_use, overrides_without_tensor, plan, with
 from squeezer.progress import Meter, Progress, Stretches, silent
 from squeezer.report import Layer, Report, StepSummary
 from squeezer.representations import Dense, Representation, digest
-from squeezer.upload import open_student
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -153,9 +151,10 @@ def run(
     stretches = Stretches([item.step.effort for item in early] + [_LAST_EFFORT], progress)
     source, notes = _Source(model, model.aliases), stages.Notes()
     if early:
-        source, notes = _run_early(model, early, recipe, data, student, checkpoints, stretches, threads)
-        assert source.state is not None  # noqa: S101 # it is what these steps leave; this tells mypy
-        late = with_names(late, source.state)
+        files = stages.Files(data, student, checkpoints)
+        ended = stages.run(model, early, recipe, files, stretches.tell, threads)
+        source, notes = _Source(model, ended.aliases, ended.state, ended.replaced), ended.notes
+        late = with_names(late, ended.state)
     elif data is not None:
         check_data(model, recipe, data)
     sizes = {info.name: info.nbytes for info in source.infos}
@@ -185,54 +184,6 @@ def run(
         events=notes.events,
         findings=notes.findings,
     )
-
-
-def _run_early(
-    model: Model,
-    early: list[Planned],
-    recipe: Recipe,
-    data: Path | None,
-    student: Path | None,
-    checkpoints: Path | None,
-    stretches: Stretches,
-    threads: int,
-) -> tuple[_Source, stages.Notes]:
-    """The steps that need the whole network, and those before them."""
-    from squeezer.methods.distillation.student import check_fits
-    from squeezer.training.device import choose, torch_threads
-    from squeezer.training.probe import open_data
-    from squeezer.training.runner import Teacher
-
-    original, device = stages.uploaded(model), choose(recipe.device)
-    pupil, its_aliases = (None, {}) if student is None else _read_student(student)
-    folder = None if checkpoints is None else checkpoints / stages.key(original, recipe, data, student)
-    order = {item.place: i for i, item in enumerate(early)}
-
-    def tell(place: int, share: float, note: str) -> None:
-        stretches.tell(order[place], early[order[place]].step.method, share, note)
-
-    dataset = None
-    if data is not None:
-        dataset = open_data(data, recipe.data, recipe.accept, Teacher(original, recipe.data.loss, device), device)
-    around = stages.Surroundings(dataset, device, folder, tell, pupil)
-    try:
-        with torch_threads(threads):
-            if pupil is not None and dataset is not None:
-                check_fits(pupil, original, dataset, recipe.data.loss, device)
-            state, notes = stages.run(original, early, recipe, around)
-    finally:
-        if dataset is not None:
-            dataset.close()
-    replacing = [item.step for item in early if item.step.replaces_network]
-    if not replacing:
-        return _Source(model, model.aliases, state), notes
-    return _Source(model, its_aliases if replacing[-1].needs_student else {}, state, replaced=True), notes
-
-
-def _read_student(path: Path) -> tuple[State, Mapping[str, str]]:
-    """The network that came as a student, all of it in memory, and the further names of its tensors."""
-    with closing(open_student(path)) as model:
-        return stages.uploaded(model), model.aliases
 
 
 def _survey(source: _Source, planned: list[Planned], seed: int, meter: Meter) -> list[Planned]:

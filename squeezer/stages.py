@@ -10,9 +10,10 @@ import hashlib
 import json
 import shutil
 import time
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from squeezer.artifact import Artifact, ArtifactWriter
 from squeezer.artifact.writer import encode_tensor
@@ -22,9 +23,10 @@ from squeezer.methods.network_step import NetworkStep
 from squeezer.plan import with_names
 from squeezer.representations import Dense, digest
 from squeezer.training.workbench import State, Workbench
+from squeezer.upload import open_student
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from squeezer.data.dataset import Dataset
@@ -50,15 +52,35 @@ class Notes:
     findings: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """What a job has beside the model and the recipe."""
+class Files(NamedTuple):
+    """What a job has beside the model: a data set, a student, and a folder for checkpoints."""
 
+    data: Path | None
+    student: Path | None
+    checkpoints: Path | None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What these steps have left."""
+
+    state: State
+    aliases: Mapping[str, str]  # further names of its tensors
+    replaced: bool  # whether another network has taken the place of the uploaded one
+    notes: Notes
+
+
+@dataclass(frozen=True)
+class _Surroundings:
+    """What the steps work with."""
+
+    original: State
+    student: State | None
+    recipe: Recipe
     data: Dataset | None
     device: str
-    checkpoints: Path | None  # for this model, recipe and data alone
+    checkpoints: Path | None  # for this model, recipe, data and student alone
     tell: Callable[[int, float, str], None]  # place of the step, share of it that is done, a word
-    student: State | None = None  # the network that came as a file of its own
 
 
 def network_steps(planned: list[Planned]) -> list[Planned]:
@@ -73,24 +95,70 @@ def uploaded(model: Model) -> State:
     return State(model.graph, {info.name: Dense(model.read(info.name), info.dtype) for info in model.tensors})
 
 
-def run(original: State, planned: list[Planned], recipe: Recipe, around: Surroundings) -> tuple[State, Notes]:
+def run(
+    model: Model,
+    planned: list[Planned],
+    recipe: Recipe,
+    files: Files,
+    tell: Callable[[int, str, float, str], None],
+    threads: int,
+) -> Ended:
     """The network after these steps.
 
     Args:
-        original: the network before them, as `uploaded` gives it.
-        planned: steps as `network_steps` gives them.
-        recipe: for its seed and its `data`.
-        around: data, device, checkpoints.
+        model: has a graph; all of its tensors are held in memory.
+        planned: steps as `network_steps` gives them, at least one.
+        recipe: what they are of.
+        files: beside the model.
+        tell: told of the step's number among `planned`, its method, the share of it that is done, and a word.
+        threads: within torch.
     """
+    from squeezer.methods.distillation.student import check_fits
+    from squeezer.training.device import choose, torch_threads
+    from squeezer.training.probe import open_data
+    from squeezer.training.runner import Teacher
+
+    original, device = uploaded(model), choose(recipe.device)
+    student, its_aliases = (None, {}) if files.student is None else _read_student(files.student)
+    folder = None if files.checkpoints is None else files.checkpoints / key(original, recipe, files.data, files.student)
+    order = {item.place: i for i, item in enumerate(planned)}
+
+    def tell_of(place: int, share: float, note: str) -> None:
+        tell(order[place], planned[order[place]].step.method, share, note)
+
+    with ExitStack() as stack:
+        data = None
+        if files.data is not None:
+            teacher = Teacher(original, recipe.data.loss, device)
+            data = stack.enter_context(closing(open_data(files.data, recipe.data, recipe.accept, teacher, device)))
+        stack.enter_context(torch_threads(threads))
+        if student is not None and data is not None:
+            check_fits(student, original, data, recipe.data.loss, device)
+        state, notes = _run(planned, _Surroundings(original, student, recipe, data, device, folder, tell_of))
+    replacing = [item.step for item in planned if item.step.replaces_network]
+    if not replacing:
+        return Ended(state, model.aliases, replaced=False, notes=notes)
+    return Ended(state, its_aliases if replacing[-1].needs_student else {}, replaced=True, notes=notes)
+
+
+def _read_student(path: Path) -> tuple[State, Mapping[str, str]]:
+    """The network that came as a student, all of it in memory, and the further names of its tensors."""
+    with closing(open_student(path)) as model:
+        return uploaded(model), model.aliases
+
+
+def _run(planned: list[Planned], around: _Surroundings) -> tuple[State, Notes]:
+    """One step after another, from the last one on that an earlier attempt has ended."""
+    original = around.original
     state, notes, done = _resume(original, planned, around.checkpoints) or (original, Notes(), 0)
     waiting = planned[done:]
     while waiting:
         item, *waiting = with_names(waiting, state)
         started = time.perf_counter()
         if isinstance(item.step, NetworkStep):
-            state = _settled(item.step.run(state, item.names, _bench(original, item, recipe, around, notes)), original)
+            state = _settled(item.step.run(state, item.names, _bench(item, around, notes)), original)
         else:
-            state = _apply(state, item, recipe.seed)
+            state = _apply(state, item, around.recipe.seed)
         notes.seconds[item.place] = time.perf_counter() - started
         notes.tensors[item.place] = len(item.names)
         if around.checkpoints is not None and isinstance(item.step, NetworkStep):
@@ -112,8 +180,8 @@ def key(original: State, recipe: Recipe, data: Path | None, student: Path | None
     return state.hexdigest()[:32]
 
 
-def _bench(original: State, item: Planned, recipe: Recipe, around: Surroundings, notes: Notes) -> Workbench:
-    folder = None
+def _bench(item: Planned, around: _Surroundings, notes: Notes) -> Workbench:
+    folder, recipe = None, around.recipe
     if around.checkpoints is not None:
         folder = _within(around.checkpoints, item)
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +190,7 @@ def _bench(original: State, item: Planned, recipe: Recipe, around: Surroundings,
         around.tell(item.place, share, note)
 
     return Workbench(
-        original=original,
+        original=around.original,
         data=around.data,
         spec=recipe.data,
         device=around.device,

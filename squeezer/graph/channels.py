@@ -188,7 +188,6 @@ def clipped(mean: Numbers, variance: Numbers, low: float, high: float) -> tuple[
     distribution (Nagel et al. 2019, appendix), and the rest lies at the ends.
     """
     deviation = np.sqrt(np.maximum(variance, 1e-30))
-    first, second = np.zeros_like(mean), np.zeros_like(mean)
     z = [(end - mean) / deviation for end in (low, high)]
     below, above = _cumulative(z[0]), _cumulative(-z[1])
     inside = 1 - below - above

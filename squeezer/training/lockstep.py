@@ -18,8 +18,8 @@ from squeezer.errors import Code, DataError
 from squeezer.graph import in_mode
 from squeezer.graph.memory import overwritten
 from squeezer.graph.operators import CREATING
-from squeezer.model import DTYPES
-from squeezer.training.module import _argument, _resolve
+from squeezer.training.module import evaluated, resolve
+from squeezer.training.probe import zeros
 from squeezer.training.tensors import share, to_torch
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 _BATCH = 64
 #: The bytes that the values of both networks may take together.
 _MEMORY = 1 << 30
-#: Where a network's inputs may have any extent, two are tried: one is dropped here and there.
-_EXTENT = 2
 #: An epoch that no training reaches, whose order of rows says which are taken.
 _CHOICE = 2**32 + 1
 
@@ -96,11 +94,11 @@ class Lockstep:
 
 def compute(node: Node, values: Values) -> None:
     """Apply one operator, and add its results to the values."""
-    kwargs = {name: _argument(value, values) for name, value in node.kwargs.items()}  # type: ignore[arg-type] # any mapping will do
+    kwargs = {name: evaluated(value, values) for name, value in node.kwargs.items()}
     if node.target in CREATING:
         kwargs["device"] = values["device of inputs"]
-    args = tuple(_argument(value, values) for value in node.args)  # type: ignore[arg-type] # as above
-    result = _resolve(node.target)(*args, **kwargs)
+    args = tuple(evaluated(value, values) for value in node.args)
+    result = resolve(node.target)(*args, **kwargs)
     results = (result,) if len(node.outputs) == 1 and not node.several else tuple(result)
     values.update({name: one for name, one in zip(node.outputs, results, strict=False) if name is not None})
 
@@ -131,8 +129,7 @@ def shapes(state: State) -> dict[str, tuple[int, ...]]:
     """
     graph = in_mode(state.graph, training=False)
     tensors = {value: to_torch(state.tensors[name].decode()) for value, name in graph.tensors.items()}
-    zeros = [np.zeros([extent or _EXTENT for extent in one.shape], DTYPES[one.dtype]) for one in graph.inputs]
-    values = ChainMap(_inputs(graph, zeros, tensors, "cpu"), tensors)
+    values = ChainMap(_inputs(graph, zeros(graph.inputs), tensors, "cpu"), tensors)
     found = {name: tuple(value.shape) for name, value in values.items() if isinstance(value, torch.Tensor)}
     last = _last_uses(graph)
     for position, node in enumerate(graph.nodes):
@@ -172,7 +169,6 @@ def calibration(
 
 def _bytes_of_row(graph: Graph, extents: Mapping[str, tuple[int, ...]]) -> int:
     """The most that the values of one row take in both networks at any time."""
-    graph = in_mode(graph, training=False)
     last = _last_uses(graph)
     rows = next((extents[one.name][0] for one in graph.inputs if one.shape), 1)
     alive = {one.name: _numbers(extents, one.name) for one in graph.inputs}

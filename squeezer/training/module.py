@@ -16,7 +16,7 @@ from squeezer.graph.operators import CREATING, SYMBOLIC
 from squeezer.training.guarded import GUARDED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch.fx import GraphModule
 
@@ -171,7 +171,7 @@ _OF_NUMBERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _resolve(target: str) -> Callable[..., Any]:
+def resolve(target: str) -> Callable[..., Any]:
     """The function of a checked target."""
     if known := _OF_NUMBERS.get(target) or GUARDED.get(target):
         return known
@@ -198,10 +198,10 @@ def _program(graph: Graph) -> GraphModule:
 
 
 def _add(program: torch.fx.Graph, node: Node, known: dict[str, torch.fx.Node], device: torch.fx.Node | None) -> None:
-    kwargs = {name: _argument(value, known) for name, value in node.kwargs.items()}
+    kwargs = {name: evaluated(value, known) for name, value in node.kwargs.items()}
     if node.target in CREATING and device is not None:
         kwargs["device"] = device
-    result = program.call_function(_resolve(node.target), tuple(_argument(value, known) for value in node.args), kwargs)
+    result = program.call_function(resolve(node.target), tuple(evaluated(value, known) for value in node.args), kwargs)
     if len(node.outputs) == 1 and not node.several:
         if node.outputs[0] is not None:
             known[node.outputs[0]] = result
@@ -211,7 +211,8 @@ def _add(program: torch.fx.Graph, node: Node, known: dict[str, torch.fx.Node], d
             known[name] = program.call_function(operator.getitem, (result, i))
 
 
-def _argument(argument: Argument, known: dict[str, torch.fx.Node]) -> Any:
+def evaluated(argument: Argument, known: Mapping[str, Any]) -> Any:
+    """An argument as torch takes it, with what is known under their names in the place of values."""
     match argument:
         case Value():
             return known[argument.name]
@@ -220,6 +221,6 @@ def _argument(argument: Argument, known: dict[str, torch.fx.Node]) -> Any:
         case MemoryFormat():
             return getattr(torch, argument.name)
         case tuple():
-            return [_argument(part, known) for part in argument]
+            return [evaluated(part, known) for part in argument]
         case _:
             return argument

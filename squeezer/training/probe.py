@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,18 +10,23 @@ from squeezer.data.accept import mismatch
 from squeezer.data.open import open_dataset
 from squeezer.errors import Code, DataError, ModelError
 from squeezer.model import DTYPES
-from squeezer.training.tensors import to_torch
+from squeezer.training.tensors import share
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from squeezer.data import DataSpec
     from squeezer.data.accept import Accept
     from squeezer.data.dataset import Dataset
+    from squeezer.graph import Input
     from squeezer.training.runnable import Runnable
 
-#: Two rows, since a network with one may be another one: extents of 1 are dropped here and there.
-_ROWS = 2
+#: What an open extent is where none is given: with one row a network may be another one, for extents of 1 are dropped
+#: here and there.
+ROWS = 2
 
 
 def open_data(path: Path, spec: DataSpec, accept: Accept | None, network: Runnable, device: str) -> Dataset:
@@ -44,14 +49,15 @@ def open_data(path: Path, spec: DataSpec, accept: Accept | None, network: Runnab
     return data
 
 
+def zeros(inputs: Sequence[Input]) -> list[NDArray[Any]]:
+    """Zeros for every input of a network."""
+    return [np.zeros([ROWS if extent is None else extent for extent in one.shape], DTYPES[one.dtype]) for one in inputs]
+
+
 def _output_shape(network: Runnable, device: str) -> tuple[int | None, ...] | None:
     """The shape of the first output, the batch as None; None where the network does not run on zeros of any shape."""
-    inputs = [
-        to_torch(np.zeros([_ROWS if extent is None else extent for extent in one.shape], DTYPES[one.dtype]), device)
-        for one in network.inputs
-    ]
     try:
-        output = network(inputs)
+        output = network([share(array, device) for array in zeros(network.inputs)])
     except (RuntimeError, IndexError, ValueError):
         return None
     except ModelError as error:

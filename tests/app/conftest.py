@@ -12,7 +12,7 @@ from uuid import UUID
 import httpx
 import pytest
 import uvicorn
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 
 from app.db import make_engine, make_sessions, upgrade
 from app.jobs import repository
@@ -207,3 +207,25 @@ def form(*parts: tuple[str, str | None, bytes], boundary: str = "xxBOUNDARYxx") 
 
 SPEC = ("spec", None, json.dumps({"preset": "lossless"}).encode())
 MODEL = ("model", "model.safetensors", b"some bytes of a model")
+
+
+def count(sessions: sessionmaker[Session]) -> int:
+    with sessions() as session:
+        return session.scalar(select(func.count()).select_from(Job)) or 0
+
+
+def post(client: httpx.Client, *parts: tuple[str, str | None, bytes]) -> httpx.Response:
+    body, headers = form(*parts)
+    return client.post("/jobs", content=body, headers=headers)
+
+
+def spec(document: Any) -> tuple[str, None, bytes]:
+    return ("spec", None, json.dumps(document).encode())
+
+
+@pytest.fixture
+def nothing_remains(server: Server, sessions: sessionmaker[Session]) -> Iterator[None]:
+    """Afterwards there is no job and no file."""
+    yield
+    assert count(sessions) == 0
+    wait_for(lambda: server.files == [])

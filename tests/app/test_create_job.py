@@ -1,53 +1,27 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import socket
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 import redis
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.jobs.models import Job
 from app.settings import Settings
 from app.storage import LocalStorage
 from app.uploads.parts import MAX_SPEC_BYTES
-from tests.app.conftest import MODEL, SPEC, Server, assert_problem, form, wait_for
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-from dataclasses import replace
+from tests.app.conftest import MODEL, SPEC, Server, assert_problem, count, form, post, spec, wait_for
 
 Sessions = sessionmaker[Session]
-
-
-def count(sessions: Sessions) -> int:
-    with sessions() as session:
-        return session.scalar(select(func.count()).select_from(Job)) or 0
-
-
-def post(client: httpx.Client, *parts: tuple[str, str | None, bytes]) -> httpx.Response:
-    body, headers = form(*parts)
-    return client.post("/jobs", content=body, headers=headers)
-
-
-def spec(document: Any) -> tuple[str, None, bytes]:
-    return ("spec", None, json.dumps(document).encode())
-
-
-@pytest.fixture
-def nothing_remains(server: Server, sessions: Sessions) -> Iterator[None]:
-    """Afterwards there is no job and no file."""
-    yield
-    assert count(sessions) == 0
-    wait_for(lambda: server.files == [])
 
 
 @pytest.mark.parametrize("spec_file_name", [None, "spec.json"])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -16,26 +17,13 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.jobs.models import Job
 from app.settings import Settings
 from app.storage import LocalStorage
-from tests.app.conftest import MODEL, SPEC, Server, assert_problem, form, wait_for
-from tests.app.test_create_job import count, post, spec
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-from dataclasses import replace
+from tests.app.conftest import MODEL, SPEC, Server, assert_problem, count, form, post, spec, wait_for
 
 Sessions = sessionmaker[Session]
 
 DATASET = ("dataset", "digits.npz", b"some bytes of a data set")
 NEEDS_DATA = spec({"steps": [{"method": "finetune"}]})
 GUARDED = spec({"steps": [], "accept": {"max_drop": 0.01}})
-
-
-@pytest.fixture
-def nothing_remains(server: Server, sessions: Sessions) -> Iterator[None]:
-    """Afterwards there is no job and no file."""
-    yield
-    assert count(sessions) == 0
-    wait_for(lambda: server.files == [])
 
 
 @pytest.mark.parametrize("parts", list(itertools.permutations([NEEDS_DATA, MODEL, DATASET])))

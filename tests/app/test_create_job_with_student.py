@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -15,26 +15,14 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.jobs.models import Job
 from app.settings import Settings
 from app.storage import LocalStorage
-from tests.app.conftest import MODEL, SPEC, Server, assert_problem, wait_for
-from tests.app.test_create_job import count, post, spec
+from tests.app.conftest import MODEL, SPEC, Server, assert_problem, count, post, spec
 from tests.app.test_create_job_with_data import DATASET
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 Sessions = sessionmaker[Session]
 
 STUDENT = ("student", "small.pt2", b"some bytes of a student")
 DISTILL = spec({"steps": [{"method": "distill", "student": "uploaded"}]})
 OF_THE_ZOO = spec({"steps": [{"method": "distill", "student": "lenet-300-100"}]})
-
-
-@pytest.fixture
-def nothing_remains(server: Server, sessions: Sessions) -> Iterator[None]:
-    """Afterwards there is no job and no file."""
-    yield
-    assert count(sessions) == 0
-    wait_for(lambda: server.files == [])
 
 
 @pytest.mark.parametrize("parts", list(itertools.permutations([DISTILL, MODEL, DATASET, STUDENT])))

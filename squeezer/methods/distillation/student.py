@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from squeezer.graph import Input
     from squeezer.training.workbench import State
 
-#: Two rows, since a network with one may be another one: extents of 1 are dropped here and there.
-_ROWS = 2
-
 
 def check_fits(student: State, original: State, data: Dataset, loss: Loss, device: str) -> None:
     """See before any training that a student takes what the original takes, in its order, and gives what it gives.
@@ -30,10 +27,11 @@ def check_fits(student: State, original: State, data: Dataset, loss: Loss, devic
     own, wanted = student.graph.inputs, original.graph.inputs
     if len(own) != len(wanted) or not all(map(_takes, own, wanted)):
         raise _mismatch(f"takes {_inputs(own)}, and the network takes {_inputs(wanted)}")
+    from squeezer.training.probe import ROWS
     from squeezer.training.runner import Teacher, on_device
 
     teacher = Teacher(original, loss, device)
-    inputs, _ = on_device(data.batch(Split.TRAIN, np.zeros(teacher.fixed or _ROWS, np.int64)), device)
+    inputs, _ = on_device(data.batch(Split.TRAIN, np.zeros(teacher.fixed or ROWS, np.int64)), device)
     expected = teacher(inputs)
     try:
         found = Teacher(student, loss, device)(inputs)

@@ -98,7 +98,9 @@ class EntropyTrain(TrainingStep):
             return steps
         whole = root_mean_square(tensors.values())
         own = {name: root_mean_square([tensor]) for name, tensor in tensors.items()}
-        return {name: step * min(whole / (own[name] or whole or 1.0), MOST_ABOVE_OWN) for name, step in steps.items()}
+        return {
+            name: step * min(whole / own[name], MOST_ABOVE_OWN) if own[name] else step for name, step in steps.items()
+        }
 
     def _bits(
         self,

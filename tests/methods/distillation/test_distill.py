@@ -1,13 +1,17 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import squeezer
 from squeezer.errors import Code, ModelError, RecipeError
 from squeezer.graph import Input
 from squeezer.methods import Distill, Finetune
 from squeezer.representations import Dense
 from squeezer.training.workbench import State
+from tests.digits import digits as images
+from tests.digits import write_program
 from tests.training.building import accuracy, bench, cnn, digests, digits, mlp, predictions, trained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,3 +76,24 @@ def test_students_that_do_not_fit_are_refused():
     numbers = data.but(inputs=(data.inputs[0].astype(np.float64),))
     with pytest.raises(ModelError, match=r"F32.*F64"):
         Distill(student="lenet-300-100").run(state, set(), bench(state, numbers))
+
+
+def test_the_preset_keeps_predictions_without_labels(tmp_path: Path) -> None:
+    """The control: the same steps for all weights, and no training."""
+    model = write_program(tmp_path / "model.pt2")
+    rows = tmp_path / "rows.npz"
+    np.savez(rows, x=images()["x"])
+    coarse = {"method": "uniform_quantize", "relative_step": 1.2, "scope": "global"}
+    found = {}
+    for name, recipe in (
+        ("preset", {"preset": "distill"}),
+        ("control", {"steps": [{"method": "fold_batch_norm"}, coarse]}),
+    ):
+        report = squeezer.compress(
+            model, recipe | {"data": {"inputs": ["x"]}}, tmp_path / "out.sqz", data=rows, threads=1
+        )
+        assert report.evaluation is not None
+        found[name] = report.evaluation["agreement"]["value"], report.output_bytes
+    assert found["preset"][0] > 0.98
+    assert found["control"][0] < 0.96
+    assert found["preset"][1] < 1.1 * found["control"][1]
