@@ -10,8 +10,11 @@ from fastapi import Depends, Request
 from app.db import make_engine, make_sessions
 from app.queue import make_celery
 from app.storage import LocalStorage
+from app.tenants.models import LOCAL
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from celery import Celery
     from sqlalchemy import Engine
     from sqlalchemy.orm import Session, sessionmaker
@@ -43,3 +46,18 @@ def get_context(request: Request) -> Context:
 
 
 ContextDep = Annotated[Context, Depends(get_context)]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request: what it may see and change is the tenant's."""
+
+    tenant_id: UUID
+
+
+def get_caller() -> Caller:
+    """The sender of the request."""
+    return Caller(LOCAL)
+
+
+CallerDep = Annotated[Caller, Depends(get_caller)]

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alembic import context
 
-import app.jobs.models  # noqa: F401 - registers the tables
+import app.jobs.models
+import app.tenants.models  # noqa: F401 - registers the tables, as the line before does
 from app.db import Base, UtcDateTime, make_engine
 from app.settings import Settings
 

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from app import errors
 from app.artifacts import service
 from app.artifacts.ranges import ByteRange, UnsatisfiableError, parse_range
-from app.deps import ContextDep
+from app.deps import CallerDep, ContextDep
 from app.errors import Problem, responses
 from app.jobs.endpoints import JobId
 from squeezer.recipe import Output
@@ -37,9 +37,11 @@ Format = Annotated[Output, Query(alias="format", description="which of the recip
 
 
 @router.head("/{job_id}/artifact", responses=_RESPONSES, response_class=Response)
-def artifact_headers(job_id: JobId, request: Request, context: ContextDep, wanted: Format = "sqz") -> Response:
+def artifact_headers(
+    job_id: JobId, request: Request, context: ContextDep, caller: CallerDep, wanted: Format = "sqz"
+) -> Response:
     """Read the size, the digest and the name of the file."""
-    download = service.find_artifact(context, job_id, wanted)
+    download = service.find_artifact(context, caller, job_id, wanted)
     if _client_has_it(request, download):
         return _not_modified(download)
     headers = {**download.headers, "Content-Length": str(download.bytes)}
@@ -47,9 +49,11 @@ def artifact_headers(job_id: JobId, request: Request, context: ContextDep, wante
 
 
 @router.get("/{job_id}/artifact", responses=_RESPONSES, response_class=Response)
-def download_artifact(job_id: JobId, request: Request, context: ContextDep, wanted: Format = "sqz") -> Response:
+def download_artifact(
+    job_id: JobId, request: Request, context: ContextDep, caller: CallerDep, wanted: Format = "sqz"
+) -> Response:
     """Download the file. `Range` resumes a download, `If-None-Match` saves one."""
-    download = service.find_artifact(context, job_id, wanted)
+    download = service.find_artifact(context, caller, job_id, wanted)
     if _client_has_it(request, download):
         return _not_modified(download)
     part = _wanted_part(request, download)

@@ -14,7 +14,7 @@ from app.jobs.service import find
 from app.jobs.states import FINISHED
 
 if TYPE_CHECKING:
-    from app.deps import Context
+    from app.deps import Caller, Context
     from app.jobs.models import Job
 
 #: Endings of models; the artifact's own takes their place.
@@ -44,14 +44,14 @@ class Download:
         }
 
 
-def find_artifact(context: Context, job_id: str, wanted: str) -> Download:
+def find_artifact(context: Context, caller: Caller, job_id: str, wanted: str) -> Download:
     """The file of a job in one format.
 
     Raises:
         Problem: there is no such job, it has not finished, or it made no such file.
     """
     with context.sessions.begin() as session:
-        job = find(session, job_id)
+        job = find(session, caller, job_id)
         made = {artifact.format: artifact for artifact in job.artifacts}
         if not made:
             raise _nothing(job)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, BackgroundTasks, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from app import errors
-from app.deps import ContextDep
+from app.deps import CallerDep, ContextDep
 from app.errors import responses
 from app.jobs import service
 from app.jobs.schemas import JobDetail, JobPage, job_path
@@ -85,7 +85,7 @@ _LOCATION = {"Location": {"description": "where the job is found", "schema": {"t
     },
 )
 async def create_job(
-    request: Request, response: Response, background: BackgroundTasks, context: ContextDep
+    request: Request, response: Response, background: BackgroundTasks, context: ContextDep, caller: CallerDep
 ) -> JobDetail:
     """Queue a job. The form's parts may come in any order."""
     length = request.headers.get("content-length", "")
@@ -101,7 +101,7 @@ async def create_job(
         },
         check=partial(service.queue_for, settings=context.settings),
     )
-    job, queue = await run_in_threadpool(service.create, context, upload)
+    job, queue = await run_in_threadpool(service.create, context, caller, upload)
     response.headers["Location"] = job_path(job.id)
     # After the commit, and after the answer: a broker that is down must not hold it up.
     background.add_task(ring, queue, context.celery)
@@ -111,27 +111,28 @@ async def create_job(
 @router.get("", responses=responses(errors.INVALID_CURSOR, errors.INVALID_REQUEST))
 def list_jobs(
     context: ContextDep,
+    caller: CallerDep,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     state: Annotated[State | None, Query(description="only jobs in this state")] = None,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
 ) -> JobPage:
     """List jobs, newest first."""
-    return service.read_page(context, limit, state, cursor)
+    return service.read_page(context, caller, limit, state, cursor)
 
 
 @router.get("/{job_id}", responses=responses(errors.JOB_NOT_FOUND))
-def read_job(job_id: JobId, context: ContextDep) -> JobDetail:
+def read_job(job_id: JobId, context: ContextDep, caller: CallerDep) -> JobDetail:
     """Read a job: its state, how far it is, and what came of it."""
-    return service.read(context, job_id)
+    return service.read(context, caller, job_id)
 
 
 @router.post("/{job_id}/cancel", responses=responses(errors.JOB_NOT_FOUND, errors.ALREADY_FINISHED))
-def cancel_job(job_id: JobId, context: ContextDep) -> JobDetail:
+def cancel_job(job_id: JobId, context: ContextDep, caller: CallerDep) -> JobDetail:
     """Cancel a job: at once where it waits; one that runs is `canceling` until its worker stops."""
-    return service.cancel(context, job_id)
+    return service.cancel(context, caller, job_id)
 
 
 @router.delete("/{job_id}", status_code=204, responses=responses(errors.JOB_NOT_FOUND, errors.STILL_RUNNING))
-def delete_job(job_id: JobId, context: ContextDep) -> None:
+def delete_job(job_id: JobId, context: ContextDep, caller: CallerDep) -> None:
     """Delete a job, its uploads and its artifacts."""
-    service.remove(context, job_id)
+    service.remove(context, caller, job_id)

@@ -11,15 +11,17 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db import Base, UtcDateTime, utc_now
 from app.jobs.states import State
+from app.tenants.models import LOCAL
 
 
 class Job(Base):
     """What was uploaded, its recipe, and how far the work on it is."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index(None, "queue", "state", "created_at"), Index(None, "created_at", "id"))
+    __table_args__ = (Index(None, "queue", "state", "created_at"), Index(None, "tenant_id", "created_at", "id"))
 
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True, default=uuid4)
+    tenant_id: Mapped[UUID] = mapped_column(Uuid, default=LOCAL, server_default=LOCAL.hex)
     state: Mapped[str] = mapped_column(String(16), default=State.QUEUED.value)
     queue: Mapped[str] = mapped_column(String(32))
     # What was asked for. The file's name is the user's and is never used as a path.

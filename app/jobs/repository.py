@@ -77,16 +77,26 @@ def add(session: Session, job: Job) -> None:
     session.flush()
 
 
-def get(session: Session, job_id: UUID, *, lock: bool = False) -> Job | None:
-    """The job of that id; with `lock`, nobody else changes it before the transaction ends."""
-    return session.get(Job, job_id, with_for_update={"of": Job} if lock else None, populate_existing=True)
+def get(session: Session, tenant_id: UUID, job_id: UUID, *, lock: bool = False) -> Job | None:
+    """The tenant's job of that id; with `lock`, nobody else changes it before the transaction ends."""
+    query = select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id)
+    if lock:
+        query = query.with_for_update(of=Job)
+    return session.scalars(query.execution_options(populate_existing=True)).first()
 
 
 def page(
-    session: Session, *, limit: int, state: State | None = None, before: tuple[datetime, UUID] | None = None
+    session: Session,
+    tenant_id: UUID,
+    *,
+    limit: int,
+    state: State | None = None,
+    before: tuple[datetime, UUID] | None = None,
 ) -> Sequence[Job]:
-    """Up to `limit` jobs without their layers, newest first, older than `before` (creation, id)."""
-    query = select(Job).options(defer(Job.layers), defer(Job.ledger), defer(Job.recipe))
+    """Up to `limit` of the tenant's jobs without their layers, newest first, older than `before` (creation, id)."""
+    query = (
+        select(Job).where(Job.tenant_id == tenant_id).options(defer(Job.layers), defer(Job.ledger), defer(Job.recipe))
+    )
     if state is not None:
         query = query.where(Job.state == state)
     if before is not None:

@@ -20,7 +20,7 @@ from app.jobs.states import ACTIVE, State
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from app.deps import Context
+    from app.deps import Caller, Context
     from app.settings import Settings
     from app.uploads.service import Upload
     from squeezer.recipe import Recipe
@@ -39,11 +39,12 @@ def queue_for(recipe: Recipe, settings: Settings) -> str:
     return "gpu"
 
 
-def create(context: Context, upload: Upload) -> tuple[JobDetail, str]:
+def create(context: Context, caller: Caller, upload: Upload) -> tuple[JobDetail, str]:
     """Queue a job for an upload; the job and its queue. Where that fails, the upload's files are removed."""
     settings = context.settings
     try:
         job = Job(
+            tenant_id=caller.tenant_id,
             queue=queue_for(upload.recipe, settings),
             recipe=upload.recipe.model_dump(mode="json"),
             recipe_version=upload.recipe.version,
@@ -80,35 +81,35 @@ def _columns(upload: Upload) -> dict[str, Any]:
     return columns
 
 
-def read(context: Context, job_id: str) -> JobDetail:
+def read(context: Context, caller: Caller, job_id: str) -> JobDetail:
     """One job."""
     with context.sessions.begin() as session:
-        return JobDetail.from_job(find(session, job_id))
+        return JobDetail.from_job(find(session, caller, job_id))
 
 
-def read_page(context: Context, limit: int, state: State | None, cursor: str | None) -> JobPage:
+def read_page(context: Context, caller: Caller, limit: int, state: State | None, cursor: str | None) -> JobPage:
     """One page of jobs, newest first."""
     before = None if cursor is None else _decode(cursor)
     with context.sessions.begin() as session:
-        jobs = repository.page(session, limit=limit + 1, state=state, before=before)
+        jobs = repository.page(session, caller.tenant_id, limit=limit + 1, state=state, before=before)
         shown = jobs[:limit]
         more = _encode(shown[-1]) if len(jobs) > limit else None
         return JobPage(jobs=[JobSummary.from_job(job) for job in shown], next_cursor=more)
 
 
-def cancel(context: Context, job_id: str) -> JobDetail:
+def cancel(context: Context, caller: Caller, job_id: str) -> JobDetail:
     """Cancel a job; one that runs is stopped by its worker soon after."""
     with context.sessions.begin() as session:
-        job = find(session, job_id, lock=True)
+        job = find(session, caller, job_id, lock=True)
         if not repository.cancel(session, job):
             raise Problem(errors.ALREADY_FINISHED, f"the job has {job.state} and cannot be canceled; delete it instead")
         return JobDetail.from_job(job)
 
 
-def remove(context: Context, job_id: str) -> None:
+def remove(context: Context, caller: Caller, job_id: str) -> None:
     """Delete a job and its files."""
     with context.sessions.begin() as session:
-        job = find(session, job_id, lock=True)
+        job = find(session, caller, job_id, lock=True)
         if job.state in ACTIVE:
             raise Problem(errors.STILL_RUNNING, "cancel the job first, and delete it when its state is canceled")
         keys = repository.remove(session, job)
@@ -116,15 +117,15 @@ def remove(context: Context, job_id: str) -> None:
         context.storage.delete(key)
 
 
-def find(session: Session, job_id: str, *, lock: bool = False) -> Job:
-    """The job of an id as it stands in a URL.
+def find(session: Session, caller: Caller, job_id: str, *, lock: bool = False) -> Job:
+    """The caller's job of an id as it stands in a URL.
 
     Raises:
-        Problem: there is none, or it is no id at all.
+        Problem: there is none, or it is somebody else's, or it is no id at all.
     """
     job = None
     with suppress(ValueError):
-        job = repository.get(session, UUID(job_id), lock=lock)
+        job = repository.get(session, caller.tenant_id, UUID(job_id), lock=lock)
     if job is None:
         raise Problem(errors.JOB_NOT_FOUND, "no job has this id; GET /jobs lists those that there are")
     return job

@@ -14,6 +14,7 @@ from app.jobs.models import Artifact, Job, JobStep
 from app.jobs.repository import ArtifactRecord, Beat, Claim
 from app.jobs.states import State
 from app.storage import new_key
+from app.tenants.models import LOCAL
 from tests.app.conftest import REPORT, AddJob
 
 Sessions = sessionmaker[Session]
@@ -36,7 +37,7 @@ def read(sessions: Sessions, job_id: UUID) -> Job:
 
 def cancel(sessions: Sessions, job_id: UUID) -> bool:
     with sessions.begin() as session:
-        job = repository.get(session, job_id, lock=True)
+        job = repository.get(session, LOCAL, job_id, lock=True)
         assert job is not None
         return repository.cancel(session, job)
 
@@ -331,13 +332,15 @@ def test_pages_are_complete_and_newest_first(sessions: Sessions, add_job: AddJob
     jobs = [add_job(created_at=now - timedelta(seconds=second // 2)) for second in range(7)]
     seen: list[Job] = []
     with sessions() as session:
-        while page := repository.page(session, limit=3, before=(seen[-1].created_at, seen[-1].id) if seen else None):
+        while page := repository.page(
+            session, LOCAL, limit=3, before=(seen[-1].created_at, seen[-1].id) if seen else None
+        ):
             seen += page
         assert {job.id for job in seen} == set(jobs)
         assert len(seen) == 7
         moments = [job.created_at for job in seen]
         assert moments == sorted(moments, reverse=True)
-        assert repository.page(session, limit=3, state=State.FAILED) == []
+        assert repository.page(session, LOCAL, limit=3, state=State.FAILED) == []
 
 
 def test_removing_a_job_removes_what_hangs_on_it(sessions: Sessions, add_job: AddJob) -> None:
@@ -348,7 +351,7 @@ def test_removing_a_job_removes_what_hangs_on_it(sessions: Sessions, add_job: Ad
     with sessions.begin() as session:
         assert succeed(session, claimed)
     with sessions.begin() as session:
-        job = repository.get(session, claimed.job_id, lock=True)
+        job = repository.get(session, LOCAL, claimed.job_id, lock=True)
         assert job is not None
         made = job.artifacts[0].key
         keys = repository.keys_in_use(session)
@@ -359,4 +362,14 @@ def test_removing_a_job_removes_what_hangs_on_it(sessions: Sessions, add_job: Ad
             assert session.scalar(select(func.count()).select_from(table)) == 0
         left = session.get_one(Job, other)
         assert repository.keys_in_use(session) == {left.model_key}
-        assert repository.get(session, uuid4()) is None
+        assert repository.get(session, LOCAL, uuid4()) is None
+
+
+def test_what_one_tenant_owns_does_not_exist_for_another(sessions: sessionmaker[Session], add_job: AddJob) -> None:
+    one, other = uuid4(), uuid4()
+    theirs, ours = add_job(tenant_id=one), add_job(tenant_id=other)
+    with sessions() as session:
+        assert [job.id for job in repository.page(session, one, limit=9)] == [theirs]
+        assert repository.get(session, one, theirs) is not None
+        assert repository.get(session, one, ours) is None
+        assert repository.get(session, LOCAL, theirs, lock=True) is None

@@ -16,6 +16,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine
 
 import app.jobs.models
+import app.tenants.models
 from app.db import MIGRATIONS, Base, make_engine, schema_is_current, upgrade
 from app.settings import Settings
 
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-TABLES = {"jobs", "job_steps", "artifacts"}
+TABLES = {"artifacts", "job_steps", "jobs", "tenants"}
 assert app.jobs.models  # registers the tables
+assert app.tenants.models  # likewise
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

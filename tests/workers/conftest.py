@@ -18,6 +18,7 @@ from app.jobs import repository
 from app.jobs.models import Job
 from app.settings import Settings
 from app.storage import LocalStorage, new_key
+from app.tenants.models import LOCAL
 from workers.supervisor import Supervisor
 
 SCRIPTED_CHILD = (sys.executable, "-P", str(Path(__file__).with_name("scripted_child.py")))
@@ -50,7 +51,7 @@ def left_in_scratch(settings: Settings) -> list[str]:
 def cancel(sessions: sessionmaker[Session], job_id: UUID) -> None:
     """Do what the request to cancel a job does."""
     with sessions.begin() as session:
-        found = repository.get(session, job_id, lock=True)
+        found = repository.get(session, LOCAL, job_id, lock=True)
         assert found
         repository.cancel(session, found)
 
