@@ -143,7 +143,9 @@ class PostgresServer(_Server):
 
     stop_signal = signal.SIGINT  # "fast shutdown": does not wait for clients
 
-    def __init__(self) -> None:
+    def __init__(self, *, synchronous_commit: bool = False) -> None:
+        """With `synchronous_commit`, what was committed outlives a kill of the server, though not of the machine."""
+        self._commit = "on" if synchronous_commit else "off"
         user = unprivileged_user()
         self._uid = user.pw_uid if user else None
         folder = tempfile.mkdtemp(prefix="squeezer-pg-", dir=reachable_temporary_folder())
@@ -163,7 +165,7 @@ class PostgresServer(_Server):
         if not data.exists():
             self._initialise(data)
         options = [f"unix_socket_directories={self.folder}", "listen_addresses=", "max_connections=200"]
-        options += ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=32MB"]
+        options += ["fsync=off", f"synchronous_commit={self._commit}", "full_page_writes=off", "shared_buffers=32MB"]
         command = [str(self._programs / "postgres"), "-D", str(data)]
         self._launch([*command, *(part for option in options for part in ("-c", option))], self._uid)
         return self
