@@ -30,6 +30,7 @@ from pydantic import ValidationError
 
 from app.children import ROOT, Children, Program, tethered
 from app.settings import Settings
+from squeezer import sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -124,6 +125,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _start(settings: Settings, listener: socket.socket, children: Children, stop: threading.Event) -> None:
+    if settings.sandbox == "required" and (reasons := sandbox.missing()):
+        raise EmbeddedError(str(sandbox.SandboxError(reasons)))
     environment = _environment(settings)
     children.start(Program("redis", _redis_command(settings), environment))
     _prepare_database(settings)
@@ -242,7 +245,14 @@ def _environment(settings: Settings) -> dict[str, str]:
         "SQUEEZER_STORAGE": str(settings.storage),
         "SQUEEZER_DATABASE_URL": settings.database_url,
         "SQUEEZER_REDIS_URL": settings.redis_url,
+        "SQUEEZER_JOB_MEMORY_BYTES": str(_job_memory(settings)),
     }
+
+
+def _job_memory(settings: Settings) -> int:
+    """As set, else the share of one of the jobs that run at once."""
+    shares = 1 if "job_memory_bytes" in settings.model_fields_set else _concurrency()
+    return max(1 << 30, settings.job_memory_bytes // shares)
 
 
 def _concurrency() -> int:

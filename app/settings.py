@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from ipaddress import ip_address
 from pathlib import Path
@@ -26,6 +27,20 @@ def is_loopback(host: str) -> bool:
 def _default_data_dir() -> Path:
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(base) / "squeezer"
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has, or that this container may use."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # another version of cgroups, or "max"
+            memory = min(memory, int(Path(path).read_text()))
+    return memory
+
+
+def _default_job_memory() -> int:
+    """Four fifths of the memory: the rest is for what else runs on a machine."""
+    return max(1 << 30, machine_memory() * 4 // 5)
 
 
 def _embedded_database(data: dict[str, Any]) -> str:
@@ -74,6 +89,13 @@ class Settings(BaseSettings):
     gpu_workers: bool = Field(False, description='whether workers listen to the queue "gpu"')
     max_upload_bytes: int = Field(16 * 1000**3, ge=1, description="how large a model, or a student, may be")
     max_dataset_bytes: int = Field(16 * 1000**3, ge=1, description="how large a data set may be")
+    sandbox: Literal["required", "best_effort", "off"] = Field(
+        "required", description="whether a worker starts where a layer of the sandbox is missing"
+    )
+    job_memory_bytes: int = Field(
+        default_factory=_default_job_memory, ge=1 << 30, description="how much memory a job's process may use"
+    )
+    job_scratch_bytes: int = Field(64 * 1000**3, ge=1, description="how much a job may write to the disk")
     lease_seconds: float = Field(30, gt=0, description="how long a silent worker keeps its job")
     heartbeat_seconds: float = Field(
         2, gt=0, description="how often a worker renews its lease, and hears of a cancellation"

@@ -1,4 +1,8 @@
-"""One attempt at a job, in a process of its own: `python -m squeezer.child compress|verify FOLDER`, or `warm`.
+"""One attempt at a job, in a process of its own: `python -m squeezer.child compress|verify|sandbox FOLDER`, or `warm`.
+
+Before `compress` or `verify` begins, the process enters the sandbox (`squeezer/sandbox`); `SQUEEZER_SANDBOX` says what
+is to happen where a part of that is missing: `required` (refuse), `best_effort` (go on without it) or `off`.
+`sandbox FOLDER` tries whether it holds.
 
 The folder holds `input/model`, `input/recipe.json`, maybe `input/dataset` and `input/student`, an empty `output/`, and
 `checkpoints/` with what an earlier attempt may have left. `compress` writes `output/artifact.sqz`, `output/report.json`
@@ -23,6 +27,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from squeezer import sandbox
 from squeezer.errors import ArtifactError, Code, SqueezerError
 
 if TYPE_CHECKING:
@@ -52,6 +57,10 @@ def main() -> NoReturn:
 
     status = 0
     try:
+        if len(sys.argv) > 2:
+            _confine(Path(sys.argv[2]))
+        # Not before: a thread that runs already would stay outside.
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
         _COMMANDS[sys.argv[1]](*sys.argv[2:], emit=emit)
         emit(event="done")
     except Exception as error:
@@ -67,12 +76,22 @@ def _describe(error: Exception) -> dict[str, str]:
     if isinstance(error, SqueezerError):
         return {"code": error.code, "detail": error.detail}
     traceback.print_exception(error)
-    if isinstance(error, MemoryError):
+    if _lacks_memory(error):
         detail = "the model needs more memory than this worker has; upload it in parts, or use a larger worker"
         return {"code": Code.OUT_OF_MEMORY, "detail": detail}
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return {"code": Code.DISK_FULL, "detail": "the worker's disk is full; free some space, then try again"}
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        detail = "the work needs more scratch space than a job may use here (SQUEEZER_JOB_SCRATCH_BYTES)"
+        return {"code": Code.DISK_FULL, "detail": detail}
     return {"code": Code.INTERNAL, "detail": "an error of ours, which the service's log describes"}
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """PyTorch and ONNX Runtime have errors of their own for it, which only their words tell from others."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return any(words in str(error) for words in ("can't allocate memory", "out of memory", "bad_alloc"))
 
 
 def compress(folder: str, *, emit: Emit) -> None:
@@ -170,22 +189,38 @@ def warm(*, emit: Emit) -> None:
     warm_up()
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {"compress": compress, "verify": verify, "warm": warm}
+def prove(folder: str, *, emit: Emit) -> None:
+    """Try to get out of the sandbox, so that a worker learns before its first job whether it holds."""
+    del folder, emit
+    sandbox.prove()
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {"compress": compress, "verify": verify, "sandbox": prove, "warm": warm}
 
 
 def _die_with_parent() -> None:
-    """Be killed when the parent dies, however it dies; and end when it closes our standard input."""
+    """Be killed when the parent dies, however it dies."""
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before we asked
         os._exit(1)
 
-    def watch() -> None:
-        while os.read(0, 1):
-            pass
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+def _end_with_stdin() -> NoReturn:
+    """End when the parent closes our standard input."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+def _confine(folder: Path) -> None:
+    """Enter the sandbox, in which `folder` is all that is left of the disk to work in."""
+    for name in ("checkpoints", "tmp"):
+        (folder / name).mkdir(exist_ok=True)
+    os.environ["TMPDIR"] = str(folder / "tmp")
+    mode = os.environ.get("SQUEEZER_SANDBOX", "required")
+    if mode != "off":
+        sandbox.enter(folder, required=mode == "required")
 
 
 def _throttled(emit: Emit) -> Callable[[Progress], None]:

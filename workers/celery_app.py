@@ -40,6 +40,25 @@ def log(**_: Any) -> None:
 
 
 @worker_init.connect  # type: ignore[untyped-decorator] # Celery has no annotations
+def check_sandbox(**_: Any) -> None:
+    """Refuse to start where a child could do harm with what a stranger sent; a fresh one tries it.
+
+    Raises:
+        SystemExit: with the reason.
+    """
+    if settings.sandbox == "off":
+        logger.warning("uploads are opened without a sandbox (SQUEEZER_SANDBOX=off)")
+        return
+    with tempfile.TemporaryDirectory(prefix="squeezer-sandbox-") as folder:
+        outcome = process.run([*CHILD, "sandbox", folder], env=child_environment(Path(folder)), cwd=Path(folder))
+    if outcome.ending is process.Ending.DONE:
+        return
+    if settings.sandbox == "required":
+        raise SystemExit(f"refusing to start: {outcome.detail}")
+    logger.warning("%s", outcome.detail)
+
+
+@worker_init.connect  # type: ignore[untyped-decorator] # Celery has no annotations
 def warm_up(**_: Any) -> None:
     """Have the compiled code cached before work arrives; the first job would wait for it otherwise."""
     temporary = Path(tempfile.gettempdir())

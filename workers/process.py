@@ -18,10 +18,13 @@ from enum import StrEnum
 from typing import IO, TYPE_CHECKING
 
 from squeezer.errors import Code
+from workers.limits import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from workers.limits import Limits
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +154,7 @@ def run(
     cwd: Path,
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    limits: Limits | None = None,
     grace: float = 1.0,
 ) -> Outcome:
     """Run a child to its end, or until `stop` says so; nothing of its process group is alive afterwards.
@@ -165,6 +169,7 @@ def run(
         cwd: its working directory.
         stop: asked every `POLL_SECONDS`.
         on_progress: called for every progress event, in this thread.
+        limits: what it may take of the machine; a child that takes more is killed, and that is its outcome's error.
         grace: seconds between SIGTERM and SIGKILL for a child that is stopped.
     """
     process = subprocess.Popen(  # noqa: S603 - the command is ours, the upload is only ever a file it reads
@@ -177,11 +182,16 @@ def run(
         start_new_session=True,
     )
     listener = _Listener(on_progress, f"child {process.pid}")
+    watch = Watch(limits, process.pid, cwd) if limits else None
     stopped = True  # also where `on_progress` raises
     try:
-        stopped = _follow(process, listener, stop)
+        if limits:
+            limits.impose(process.pid)
+        stopped = _follow(process, listener, lambda: stop() or (watch is not None and watch.look()))
     finally:
-        _end_group(process, grace if stopped else 0.0)
+        _end_group(process, grace if stopped and not (watch and watch.overrun) else 0.0)
+    if watch and watch.overrun:
+        return Outcome(Ending.ERROR, *watch.overrun)
     if stopped:
         return Outcome(Ending.STOPPED)
     return _outcome(process.returncode, listener)
@@ -240,6 +250,9 @@ def _outcome(returncode: int, listener: _Listener) -> Outcome:
     final = listener.final
     if final and (final.ending, returncode) in {(Ending.DONE, 0), (Ending.ERROR, 1)}:
         return final
+    if returncode == -signal.SIGXCPU:
+        detail = "the work took more processor time than max_seconds allows its threads; raise it, or ask for less"
+        return Outcome(Ending.ERROR, Code.DEADLINE_EXCEEDED, detail)
     said = " ".join(listener.tail.decode("utf-8", "replace").split())
     detail = _cause_of_death(returncode) + (f"; its last words: {said}" if said else "")
     return Outcome(Ending.DIED, Code.CRASHED, detail)

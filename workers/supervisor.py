@@ -29,6 +29,7 @@ from app.jobs.states import FINISHED, State
 from squeezer.errors import Code, SqueezerError
 from workers import checkpoints, process, products, scratch
 from workers.lease import Lease
+from workers.limits import Limits
 from workers.process import Ending, Outcome, Progress
 from workers.verdict import Canceled, Failed, GivenBack, Lost, Result, Succeeded
 
@@ -61,6 +62,7 @@ ENVIRONMENT = (
     "OMP_NUM_THREADS",
     "OMP_WAIT_POLICY",
     "CUDA_VISIBLE_DEVICES",
+    "SQUEEZER_SANDBOX",
 )
 #: What a child sees where we have none. Threads that wait for each other sleep: on a machine where other jobs run, they
 #: would otherwise spin away the time of the one that they wait for (small networks trained ten times slower).
@@ -191,10 +193,19 @@ class Supervisor:
                 cwd=folder,
                 stop=stop,
                 on_progress=on_progress,
+                limits=self._limits(claim),
             )
             if outcome.ending is not Ending.DONE:
                 return self._verdict(outcome, claim, lease, late=time.monotonic() >= deadline)
         return None
+
+    def _limits(self, claim: Claim) -> Limits:
+        threads = int(os.environ.get("OMP_NUM_THREADS", "0")) or len(os.sched_getaffinity(0))
+        return Limits(
+            memory=self._settings.job_memory_bytes,
+            scratch=self._settings.job_scratch_bytes,
+            cpu=claim.max_seconds * threads,
+        )
 
     def _verdict(self, outcome: Outcome, claim: Claim, lease: Lease, *, late: bool) -> Verdict:
         if outcome.ending is Ending.ERROR:

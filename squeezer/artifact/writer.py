@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import zlib
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, Self
 
 from squeezer.artifact.layout import CHECK_BYTES, GRAPH_SECTION, HEAD, Entry, FileEntry, Index, Section, ledger_of
@@ -17,6 +15,7 @@ from squeezer.codecs import ByteWriter, Category
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
     from types import TracebackType
 
     import numpy as np
@@ -82,9 +81,8 @@ class ArtifactWriter:
         self._index = Index()
         self._tally: Counter[str] = Counter()
         # Opened here and renamed in __exit__: the class is the context manager.
-        self._file = NamedTemporaryFile(  # noqa: SIM115 # see above
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-        )
+        self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        self._file = self._temporary.open("xb")
         self._put(HEAD, Category.HEADER)
 
     def add(self, name: str, tensor: Representation, encoded: EncodedTensor) -> None:
@@ -145,12 +143,7 @@ class ArtifactWriter:
             if kind is None:
                 self._finish()
                 self._file.close()
-                # A temporary file is private; the result gets the rights of any new file.
-                mask = os.umask(0)
-                os.umask(mask)
-                Path(self._file.name).chmod(0o666 & ~mask)
-                os.replace(self._file.name, self._path)  # noqa: PTH105 # atomic by contract
+                self._temporary.replace(self._path)
         finally:
             self._file.close()
-            with suppress(FileNotFoundError):
-                os.unlink(self._file.name)  # noqa: PTH108 # a name, not a Path
+            self._temporary.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ import pickletools
 import re
 import tempfile
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from squeezer.formats.zipped import Archive, check_expansion
 from squeezer.model import DTYPES, Dropped, TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -125,17 +126,27 @@ def _load(path: Path, *, mapped: bool) -> Any:
     with (
         warnings.catch_warnings(),
         torch.serialization.safe_globals([argparse.Namespace]),
-        tempfile.TemporaryDirectory(prefix="squeezer-") as folder,
+        _named_plainly(path) as plain,
     ):
         warnings.simplefilter("ignore")  # about deprecated storages, which the user cannot change
-        link = Path(folder) / "checkpoint"  # torch.load takes a file named *.safetensors for what its name says
-        link.symlink_to(path.resolve())
         try:
-            return torch.load(link, map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(plain, map_location="cpu", weights_only=True, mmap=mapped)
         except Exception as error:  # a damaged pickle can raise anything from within torch
             if not mapped and _is_cut_off(path):
                 raise _cut_off() from error
             raise _translate(error) from error
+
+
+@contextmanager
+def _named_plainly(path: Path) -> Iterator[Path]:
+    """The file by another name where `torch.load` would take it for what its name says."""
+    if path.suffix != ".safetensors":
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="squeezer-") as folder:
+        link = Path(folder) / "checkpoint"
+        link.symlink_to(path.resolve())
+        yield link
 
 
 def _is_cut_off(path: Path) -> bool:
